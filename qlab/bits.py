@@ -1,0 +1,63 @@
+"""Packing: one dense little-endian bitstream serves GPTQ, compressed-tensors and MLX at every width.
+
+Element `i` of a line occupies the stream's bits `[i·b, (i+1)·b)`; bit `k` of the stream is bit `k % 32` of word `k // 32`.
+Codes may straddle words, so 32 codes fill exactly `b` words (GPTQ's "10-1-10-1-10" rule for three bits is this).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from qlab.errors import QlabError
+
+WORD = 32
+
+
+def _check_bits(bits: int) -> None:
+    if not 1 <= bits <= 8:
+        raise QlabError(f"cannot pack {bits}-bit codes: bits must be 1 to 8")
+
+
+def pack_bits(codes: Tensor, bits: int, axis: int = -1) -> Tensor:
+    """Pack unsigned `codes` (any integer dtype) along `axis` into int32 words, `ceil(n·bits/32)` of them per line.
+
+    Unused bits of the last word are zero. Raises QlabError if a code does not fit in `bits`: it would overwrite its
+    neighbour.
+    """
+    _check_bits(bits)
+    if codes.is_floating_point() or codes.is_complex():
+        raise QlabError(f"codes are {codes.dtype}: pack_bits takes integers (use grid.encode first)")
+    if codes.numel() and (codes.min() < 0 or codes.max() >= 2**bits):
+        raise QlabError(f"codes span {codes.min()} … {codes.max()}: {bits} bits hold 0 … {2**bits - 1}")
+    lines = codes.movedim(axis, -1).to(torch.int32)
+    n = lines.shape[-1]
+    lines = torch.nn.functional.pad(lines, (0, -n % WORD)).unflatten(-1, (-1, WORD))  # [..., n/32, 32]
+    words = torch.zeros(*lines.shape[:-1], bits, dtype=torch.int32)
+    for i in range(WORD):
+        word, shift = divmod(i * bits, WORD)
+        words[..., word] |= lines[..., i] << shift
+        if shift + bits > WORD:  # the code straddles two words
+            words[..., word + 1] |= lines[..., i] >> (WORD - shift)
+    return words.flatten(-2)[..., : math.ceil(n * bits / WORD)].movedim(-1, axis).contiguous()
+
+
+def unpack_bits(words: Tensor, bits: int, count: int, axis: int = -1) -> Tensor:
+    """The first `count` codes (uint8) of each line of int32 `words` along `axis`: the inverse of `pack_bits`."""
+    _check_bits(bits)
+    lines = words.movedim(axis, -1).to(torch.int32)
+    if lines.shape[-1] != math.ceil(count * bits / WORD):
+        raise QlabError(f"{count} codes of {bits} bits need {math.ceil(count * bits / WORD)} words, got {lines.shape[-1]}")
+    lines = torch.nn.functional.pad(lines, (0, -lines.shape[-1] % bits)).unflatten(-1, (-1, bits))  # [..., n/32, bits]
+    codes = torch.empty(*lines.shape[:-1], WORD, dtype=torch.uint8)
+    mask = 2**bits - 1
+    for i in range(WORD):
+        word, shift = divmod(i * bits, WORD)
+        code = lines[..., word] >> shift
+        if shift + bits > WORD:
+            # >> on int32 drags the sign bit in: keep only the bits that belong to this word
+            code = (code & (2 ** (WORD - shift) - 1)) | (lines[..., word + 1] << (WORD - shift))
+        codes[..., i] = code & mask
+    return codes.flatten(-2)[..., :count].movedim(-1, axis).contiguous()

@@ -1,0 +1,57 @@
+"""QLinear: a linear layer that holds a QTensor in place of its weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from qlab.qtensor import QTensor
+from qlab.ranges import round_to_nearest
+from qlab.spec import QuantSpec
+
+
+def fake_quantize(X: Tensor, spec: QuantSpec) -> Tensor:
+    """`X [..., in]` rounded to `spec` and back: the numbers a quantized input would have, simulated in floating point.
+
+    A spec per row has one scale for each token.
+    """
+    rows = X.reshape(-1, X.shape[-1]).float()
+    return round_to_nearest(rows, spec).dequantize().reshape(X.shape).to(X.dtype)
+
+
+class QLinear(nn.Module):
+    """`y = x̂ · W_hatᵀ + b`: the weight is dequantized at every call, the input rounded to `input_spec` if there is one.
+
+    This is the reference path: plain torch, one byte a code in memory whatever the bits. Input quantization is simulated
+    (integer arithmetic comes with the kernels); its numbers are those of the integer product to float32 rounding.
+    """
+
+    def __init__(self, qtensor: QTensor, bias: Tensor | None = None, input_spec: QuantSpec | None = None):
+        super().__init__()
+        self.qtensor = qtensor
+        self.input_spec = input_spec
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the weight."""
+        return self.qtensor.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the weight."""
+        return self.qtensor.shape[1]
+
+    def W_hat(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The dequantized weight [out, in]."""
+        return self.qtensor.dequantize(dtype)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """`X [..., in]` → [..., out] in the dtype of X."""
+        X = X if self.input_spec is None else fake_quantize(X, self.input_spec)
+        return nn.functional.linear(X, self.W_hat(X.dtype), self.bias)
+
+    def extra_repr(self) -> str:
+        """The spec, as `print(model)` shows it."""
+        inputs = f", input={self.input_spec}" if self.input_spec else ""
+        return f"in_features={self.in_features}, out_features={self.out_features}, weight={self.qtensor.spec}{inputs}"

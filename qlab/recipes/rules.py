@@ -1,0 +1,211 @@
+"""A recipe is an ordered list of rules; the first whose pattern matches a linear's name decides for it.
+
+    version: 1
+    name: int4 with 8-bit edges
+    rules:
+      - {match: lm_head, skip: the output head keeps its precision}
+      - {match: "re:layers\\.(0|29)\\..*", weight: int8-row-sym}
+      - {match: "*", method: mse, options: {norm: 2.0}, weight: int4-g128-asym, input: int8-token-sym}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from qlab.errors import QlabError
+from qlab.methods import get_method
+from qlab.passes import get_pass
+from qlab.spec import QuantSpec
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What linears whose name matches get: a method (with options) and specs, or the reason they are skipped.
+
+    match: a shell pattern ("model.layers.0.*") or, after "re:", a regular expression for the whole name.
+    """
+
+    match: str
+    weight: QuantSpec | None = None
+    input: QuantSpec | None = None
+    method: str = "rtn"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    passes: tuple[str, ...] = ()
+    skip: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.weight is None) == (self.skip is None):
+            raise QlabError(f"rule {self.match!r}: give either `weight:` (a spec) or `skip:` (the reason)")
+        get_method(self.method, **self.options)
+        for name in self.passes:
+            get_pass(name)
+        if self.match.startswith("re:"):
+            _compile(self.match)
+
+    def matches(self, name: str) -> bool:
+        """Whether this rule speaks of the linear called `name`."""
+        if self.match.startswith("re:"):
+            return _compile(self.match).fullmatch(name) is not None
+        return fnmatchcase(name, self.match)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, defaults left out."""
+        rule = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name == "match" or getattr(self, f.name) != _default(f)
+        }
+        return {k: str(v) if isinstance(v, QuantSpec) else list(v) if k == "passes" else v for k, v in rule.items()}
+
+
+def _default(f: dataclasses.Field) -> Any:
+    return f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+
+
+def _compile(match: str) -> re.Pattern[str]:
+    try:
+        return re.compile(match.removeprefix("re:"))
+    except re.error as error:
+        raise QlabError(f"rule {match!r} is no regular expression: {error}") from error
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What will happen to one linear: its rule, and the true bits per weight it will cost."""
+
+    name: str
+    shape: tuple[int, int]
+    rule: Rule
+    bits_per_weight: float
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """A recipe applied to the linears of one model, before any work."""
+
+    recipe: Recipe
+    layers: tuple[LayerPlan, ...]
+
+    @property
+    def title(self) -> str:
+        """What the table is about."""
+        return f"Recipe {self.recipe.name}"
+
+    def facts(self) -> dict[str, Any]:
+        """Totals over all linears, skipped ones at 16 bits."""
+        weights = sum(a * b for a, b in (layer.shape for layer in self.layers))
+        bits = sum(layer.bits_per_weight * layer.shape[0] * layer.shape[1] for layer in self.layers)
+        skipped = sum(layer.rule.skip is not None for layer in self.layers)
+        return {"linears": len(self.layers), "skipped": skipped, "weights": weights, "bits_per_weight": bits / weights}
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per linear."""
+        return [
+            {
+                "layer": layer.name,
+                "shape": f"{layer.shape[0]}×{layer.shape[1]}",
+                "method": "skip" if layer.rule.skip else "+".join([*layer.rule.passes, layer.rule.method]),
+                "weight": layer.rule.skip or str(layer.rule.weight),
+                "input": str(layer.rule.input or "float"),
+                "bits_per_weight": layer.bits_per_weight,
+            }
+            for layer in self.layers
+        ]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Ordered rules, the first match wins; a linear that no rule matches is an error, so nothing is skipped in silence."""
+
+    name: str
+    rules: tuple[Rule, ...]
+
+    @classmethod
+    def of(cls, weight: str | QuantSpec, method: str = "rtn", *, input: str | QuantSpec | None = None, **options: Any
+           ) -> Recipe:  # fmt: skip
+        """The same spec and method for every linear but the output head."""
+        spec = QuantSpec.parse(weight)
+        head = Rule("lm_head", skip="output head kept in 16 bits")
+        body = Rule("*", spec, input and QuantSpec.parse(input), method, options)
+        name = str(spec) if method == "rtn" else f"{method} {spec}"
+        return cls(name + (f" a:{body.input}" if body.input else ""), (head, body))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a YAML recipe; every mistake in it is named with the file and the rule."""
+        path = Path(path)
+        if not path.is_file():
+            raise QlabError(f"recipe {path} does not exist: give a YAML file, or a spec such as int4-g128-asym")
+        try:
+            return cls.from_dict(yaml.safe_load(path.read_text()))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise QlabError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+        except QlabError as error:
+            raise QlabError(f"recipe {path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Recipe:
+        """A recipe from plain values, as YAML gives them."""
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            raise QlabError(f"`version: {VERSION}` is missing: this qlab reads recipes of version {VERSION}")
+        _known(data, {"version", "name", "rules"}, "recipe")
+        if not isinstance(data.get("rules"), list) or not data["rules"]:
+            raise QlabError("`rules:` must be a list with at least one rule")
+        return cls(str(data.get("name", "recipe")), tuple(_rule(i, r) for i, r in enumerate(data["rules"])))
+
+    def to_yaml(self) -> str:
+        """The recipe as a YAML document that `load` reads back equal."""
+        data = {"version": VERSION, "name": self.name, "rules": [r.to_dict() for r in self.rules]}
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+
+    def resolve(self, model: nn.Module) -> Resolution:
+        """What each `nn.Linear` of `model` will get; shapes are checked for all of them before any work."""
+        linears = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+        if not linears:
+            raise QlabError(f"{type(model).__name__} has no nn.Linear: qlab quantizes the linear layers of decoder models")
+        plans, problems = [], []
+        for name, linear in linears:
+            try:
+                plans.append(self._plan(name, linear))
+            except QlabError as error:
+                problems.append(str(error))
+        if problems:
+            more = f" (and {len(problems) - 1} more layers)" if len(problems) > 1 else ""
+            raise QlabError(problems[0] + more)
+        if all(plan.rule.skip for plan in plans):
+            raise QlabError(f"recipe {self.name!r} skips all {len(plans)} linears: nothing would be quantized")
+        return Resolution(self, tuple(plans))
+
+    def _plan(self, name: str, linear: nn.Linear) -> LayerPlan:
+        rule = next((r for r in self.rules if r.matches(name)), None)
+        if rule is None:
+            raise QlabError(f"no rule matches {name}: end the recipe with a rule for '*'")
+        shape = (linear.out_features, linear.in_features)
+        if rule.weight is None:
+            return LayerPlan(name, shape, rule, 16.0)
+        rule.weight.check(shape, name)
+        return LayerPlan(name, shape, rule, rule.weight.bits_per_weight(shape))
+
+
+def _rule(index: int, data: Any) -> Rule:
+    if not isinstance(data, dict) or not isinstance(data.get("match"), str):
+        raise QlabError(f"rule {index + 1} needs `match:`, a pattern of layer names")
+    _known(data, {f.name for f in dataclasses.fields(Rule)}, f"rule {data['match']!r}")
+    specs = {key: QuantSpec.parse(str(data[key])) for key in ("weight", "input") if data.get(key) is not None}
+    return Rule(**{**data, **specs, "passes": tuple(data.get("passes", ()))})
+
+
+def _known(data: dict, known: set[str], where: str) -> None:
+    for key in data.keys() - known:
+        raise QlabError(f"unknown key {key!r} in {where}: known keys are {', '.join(sorted(known))}")

@@ -1,0 +1,45 @@
+"""What calibration knows of one linear: streamed sums over its inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qlab.errors import QlabError
+
+
+class Stats:
+    """Running sums over the inputs `X [tokens, in]` of one linear (or of several that share an input).
+
+    One calibration pass feeds GPTQ (`gram` = XᵀX), AWQ (`mean_abs`) and the importance matrix (`mean_sq`). Sums are kept
+    in float64, so their order does not show; memory is `in²` numbers with the Gram matrix and `2·in` without.
+    """
+
+    def __init__(self, in_features: int, gram: bool = True):
+        self.tokens = 0
+        self.abs_sum = torch.zeros(in_features, dtype=torch.float64)
+        self.sq_sum = torch.zeros(in_features, dtype=torch.float64)
+        self.gram = torch.zeros(in_features, in_features, dtype=torch.float64) if gram else None
+
+    def update(self, X: Tensor, name: str = "input") -> None:
+        """Add activations `X [..., in]`; NaN or infinity in them raises QlabError naming `name`."""
+        X = X.detach().reshape(-1, X.shape[-1]).double()  # [tokens, in]
+        if X.shape[-1] != len(self.abs_sum):
+            raise QlabError(f"{name} has {X.shape[-1]} channels: these statistics hold {len(self.abs_sum)}")
+        if not X.isfinite().all():
+            raise QlabError(f"{name} holds NaN or infinite activations: look at the layer before it, or run in float32")
+        self.tokens += len(X)
+        self.abs_sum += X.abs().sum(0)
+        self.sq_sum += X.square().sum(0)
+        if self.gram is not None:
+            self.gram += X.T @ X
+
+    @property
+    def mean_abs(self) -> Tensor:
+        """Mean |x| per input channel [in]: AWQ's saliency (arXiv 2306.00978, §3.2)."""
+        return self.abs_sum / max(self.tokens, 1)
+
+    @property
+    def mean_sq(self) -> Tensor:
+        """Mean x² per input channel [in]: llama.cpp's importance matrix, and diag(XᵀX)/tokens."""
+        return self.sq_sum / max(self.tokens, 1)
