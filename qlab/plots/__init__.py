@@ -1,0 +1,21 @@
+"""Figures: each function is one call that returns a plotly figure in the shared theme."""
+
+from qlab.plots.evaluation import compare_bars, paired_errors, perplexity_protocols, rate_distortion
+from qlab.plots.memory import memory_stack
+from qlab.plots.theme import figure, finish, rounded
+from qlab.plots.weights import heatmap, histogram, outlier_map, staircase
+
+__all__ = [
+    "compare_bars",
+    "figure",
+    "finish",
+    "heatmap",
+    "histogram",
+    "memory_stack",
+    "outlier_map",
+    "paired_errors",
+    "perplexity_protocols",
+    "rate_distortion",
+    "rounded",
+    "staircase",
+]
