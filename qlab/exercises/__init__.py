@@ -1,0 +1,5 @@
+"""Exercises: a learner's function against an oracle, on random and adversarial inputs, with the first counterexample."""
+
+from qlab.exercises.core import Exercise, Verdict, check, exercise
+
+__all__ = ["Exercise", "Verdict", "check", "exercise"]
