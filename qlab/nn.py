@@ -55,3 +55,9 @@ class QLinear(nn.Module):
         """The spec, as `print(model)` shows it."""
         inputs = f", input={self.input_spec}" if self.input_spec else ""
         return f"in_features={self.in_features}, out_features={self.out_features}, weight={self.qtensor.spec}{inputs}"
+
+
+def packed_bytes(model: nn.Module) -> int:
+    """Bytes of a model as a file would hold it: QTensors packed, every other parameter (tied ones once) at 16 bits."""
+    quantized = sum(m.qtensor.nbytes for m in model.modules() if isinstance(m, QLinear))
+    return quantized + 2 * sum(p.numel() for p in model.parameters())

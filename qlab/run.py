@@ -12,7 +12,7 @@ from torch import nn
 
 from qlab.errors import QlabError
 from qlab.methods import get_method, quantize
-from qlab.nn import QLinear
+from qlab.nn import QLinear, packed_bytes
 from qlab.progress import track
 from qlab.recipes import LayerPlan, Recipe, Resolution
 from qlab.spec import QuantSpec
@@ -33,23 +33,22 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run did: every linear, quantized or skipped and why, then the totals."""
+    """What a run did: every linear, quantized or skipped and why, then the totals.
+
+    size_bytes is the whole model's, as a file would hold it: see `qlab.nn.packed_bytes`.
+    """
 
     recipe: Recipe
     rows: tuple[LayerReport, ...]
-    weights: int
+    size_bytes: int
     seconds: float
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all linears as a file would hold them: packed, skipped ones at 16 bits."""
-        return sum(row.size_bytes for row in self.rows)
 
     @property
     def bits_per_weight(self) -> float:
         """True bits per weight over the quantized linears, metadata included."""
         quantized = [row for row in self.rows if row.status == "quantized"]
-        return 8 * sum(row.size_bytes for row in quantized) / sum(8 * r.size_bytes / r.bits_per_weight for r in quantized)
+        weights = sum(8 * row.size_bytes / row.bits_per_weight for row in quantized)
+        return 8 * sum(row.size_bytes for row in quantized) / weights
 
     @property
     def rel_mse(self) -> float:
@@ -94,8 +93,7 @@ def quantize_(model: nn.Module, recipe: Recipe | QuantSpec | str, *, progress: b
     start = time.perf_counter()
     bar = track(resolution.layers, total=len(resolution.layers), label=f"quantize {recipe.name}", enabled=progress)
     rows = tuple(_quantize_layer(model, plan) for plan in bar)
-    weights = sum(a * b for a, b in (plan.shape for plan in resolution.layers))
-    return RunReport(recipe, rows, weights, time.perf_counter() - start)
+    return RunReport(recipe, rows, packed_bytes(model), time.perf_counter() - start)
 
 
 def quantized_copy(model: nn.Module, recipe: Recipe | QuantSpec | str, *, progress: bool = True

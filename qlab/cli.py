@@ -1,0 +1,230 @@
+"""The command line: parses, calls, prints a table or one JSON object. Bad input ends with one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qlab.errors import QlabError
+
+MODEL_HELP = "`reference`, `reference-768`, a Hugging Face folder or hub id, or a .gguf file."
+SPEC_HELP = "How weights are stored: int4-g128-asym, int8-row-sym, nf4-g64-dq, mxfp4 … or a YAML recipe."
+
+Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
+Text = Annotated[str, typer.Option(help="A built-in text (britannica, pydoc, shakespeare) or a UTF-8 file.")]
+Tokens = Annotated[int | None, typer.Option(help="Use at most this many tokens of the text.", show_default=False)]
+Window = Annotated[int, typer.Option(help="Tokens per window; the incomplete last one is dropped.")]
+Protocol = Annotated[str, typer.Option(help="`windows` (papers: every prediction) or `llama.cpp` (second half).")]
+Method = Annotated[str, typer.Option(help="Quantization method: rtn, mse, or one that a plugin adds.")]
+Plugin = Annotated[list[Path] | None, typer.Option(help="A Python file that registers methods.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+
+BUILT_IN_TOKENS = 16_384
+COMPARE_TOKENS = 8_192
+
+app = typer.Typer(
+    help="qlab: learn, compare and ship LLM quantization. Try `qlab compare reference --specs int8-row-sym,int4-g128-asym`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command("eval")
+def eval_(
+    model: Model,
+    reference: Annotated[str | None, typer.Option(help="Measure KL and top-1 against this model.")] = None,
+    spec: Annotated[str | None, typer.Option(help="Quantize MODEL first. " + SPEC_HELP)] = None,
+    method: Method = "rtn",
+    text: Text = "britannica",
+    tokens: Tokens = None,
+    window: Window = 512,
+    protocol: Protocol = "windows",
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """Perplexity of a model on a text, and its distance to a reference model.
+
+    A file is read whole unless --tokens says less; a built-in text gives its first 16,384 tokens. With --spec the model is
+    quantized in memory and compared with its own unquantized self unless --reference names another.
+    """
+    from qlab.evaluate import evaluate
+
+    _load_plugins(plugin)
+    loaded = _load(model)
+    ids, bos = _ids(loaded.tokenizer, text, tokens, BUILT_IN_TOKENS)
+    base = _load(reference).model if reference else loaded.model if spec else None
+    candidate, cost = _quantized(loaded.model, spec, method)
+    result = evaluate(candidate, ids, reference=base, window=window, protocol=protocol, bos_id=bos)
+    _print({"model": loaded.name, "text": text, **cost, **result.to_dict()}, result, as_json)
+
+
+@app.command()
+def compare(
+    model: Model,
+    specs: Annotated[str, typer.Option(help="Comma-separated specs or recipe files. " + SPEC_HELP)],
+    method: Method = "rtn",
+    text: Text = "britannica",
+    tokens: Tokens = None,
+    window: Window = 512,
+    protocol: Protocol = "windows",
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """Several formats of one model side by side: size, perplexity, KL, top-1 agreement, each with its error.
+
+    A built-in text gives its first 8,192 tokens unless --tokens says otherwise.
+    """
+    from qlab.compare import compare as run
+
+    _load_plugins(plugin)
+    recipes = [_recipe(s, method) for s in specs.split(",") if s.strip()]
+    if not recipes:
+        raise QlabError("--specs is empty: give one or more, such as int8-row-sym,int4-g128-asym")
+    loaded = _load(model)
+    ids, bos = _ids(loaded.tokenizer, text, tokens, COMPARE_TOKENS)
+    result = run(loaded.model, ids, recipes, name=loaded.name, window=window, protocol=protocol, bos_id=bos)
+    _print({"text": text, **result.to_dict()}, result, as_json)
+
+
+@app.command()
+def estimate(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP + " Or just its config.json.", show_default=False)],
+    spec: Annotated[str | None, typer.Option(help=SPEC_HELP)] = None,
+    context: Annotated[int, typer.Option(help="Tokens in the KV cache.")] = 4096,
+    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Memory a model needs: weights, KV cache, total. Reads the config alone, no weights."""
+    from qlab.memory import estimate as run
+    from qlab.models import load_config
+
+    result = run(load_config(model), spec, context=context, batch=batch)
+    _print({"model": model, **result.to_dict(), "size_bytes": result.weights_bytes}, result, as_json)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    layer: Annotated[str, typer.Option(help="Only layers whose name matches this shell pattern.")] = "*",
+    spec: Annotated[str | None, typer.Option(help="Show what each layer would lose. " + SPEC_HELP)] = None,
+    method: Method = "rtn",
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """The linear layers of a model: shape, range, outliers, and what a spec would cost each."""
+    from qlab.inspect import inspect as run
+
+    _load_plugins(plugin)
+    loaded = _load(model)
+    result = run(loaded.model, _recipe(spec, method) if spec else None, lambda n: fnmatchcase(n, layer), loaded.name)
+    _print({"model": loaded.name, **result.facts(), "rows": result.table()}, result, as_json)
+
+
+@app.command()
+def methods(plugin: Plugin = None, as_json: Json = False) -> None:
+    """The quantization methods at hand, with their options."""
+    import dataclasses
+
+    from qlab.display import table_text
+    from qlab.methods import get_method, method_names
+
+    _load_plugins(plugin)
+    rows = []
+    for name in method_names():
+        method = get_method(name)
+        options = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+        rows.append({"method": name, "what": (type(method).__doc__ or "").split("\n")[0], "options": options})
+    _emit({"rows": rows}, as_json, lambda: table_text([r | {"options": _words(r["options"])} for r in rows]))
+
+
+def main() -> None:
+    """Entry point of the `qlab` command."""
+    try:
+        app()
+    except QlabError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+    except OSError as error:
+        typer.secho(f"error: {error.filename or 'file system'}: {error.strerror}", fg="red", err=True)
+        sys.exit(2)
+
+
+def _words(options: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in options.items()) or "none"
+
+
+def _load_plugins(paths: list[Path] | None) -> None:
+    from qlab.registry import load_plugin
+
+    for path in paths or []:
+        load_plugin(path)
+
+
+def _load(name: str) -> Any:
+    from qlab.models import load
+
+    with _quiet_stdout():
+        return load(name)
+
+
+def _ids(tokenizer: Any, text: str, limit: int | None, built_in_limit: int) -> tuple[Any, int | None]:
+    """The token ids of a text, and the BOS id if the model's texts begin with one."""
+    from qlab.texts import TEXTS, load_text, tokens
+
+    if limit is not None and limit < 1:
+        raise QlabError(f"--tokens {limit}: give a positive number")
+    limit = limit or (built_in_limit if text in TEXTS else None)
+    ids = tokens(tokenizer, load_text(text).text, limit)
+    wants_bos = tokenizer.bos_token_id is not None and len(ids) and ids[0] == tokenizer.bos_token_id
+    return ids, tokenizer.bos_token_id if wants_bos else None
+
+
+def _recipe(spec: str, method: str) -> Any:
+    """A recipe from a spec name or a YAML file."""
+    from qlab.recipes import Recipe
+
+    is_file = spec.endswith((".yaml", ".yml"))
+    return Recipe.load(spec) if is_file else Recipe.of(spec.strip(), method)
+
+
+def _quantized(model: Any, spec: str | None, method: str) -> tuple[Any, dict[str, Any]]:
+    """The model to evaluate and what it costs to store."""
+    from qlab.nn import packed_bytes
+    from qlab.run import quantized_copy
+
+    if spec is None:
+        return model, {"bits_per_weight": 16.0, "size_bytes": packed_bytes(model)}
+    copy, report = quantized_copy(model, _recipe(spec, method))
+    return copy, {"recipe": report.recipe.name, "bits_per_weight": report.bits_per_weight, "size_bytes": report.size_bytes}
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Libraries that print while loading print to stderr: stdout belongs to the answer."""
+    stdout, sys.stdout = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = stdout
+
+
+def _print(data: dict[str, Any], result: Any, as_json: bool) -> None:
+    from qlab.display import text
+
+    _emit(data, as_json, lambda: text(result))
+
+
+def _emit(data: dict[str, Any], as_json: bool, show: Any) -> None:
+    typer.echo(json.dumps(data, indent=2, allow_nan=False) if as_json else show())
+
+
+if __name__ == "__main__":
+    main()
