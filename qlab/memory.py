@@ -22,7 +22,9 @@ def weights_bytes(params: float, bits_per_weight: float) -> float:
     return params * bits_per_weight / 8
 
 
-def kv_bytes(layers: int, kv_heads: int, head_dim: int, tokens: int, batch: int = 1, bits: float = 16) -> float:
+def kv_bytes(
+    layers: int, kv_heads: int, head_dim: int, tokens: int, batch: int = 1, bits: float = 16
+) -> float:
     """Bytes of the KV cache: one key and one value of `head_dim` numbers per layer, KV head and token."""
     return weights_bytes(2 * layers * kv_heads * head_dim * tokens * batch, bits)
 
@@ -74,8 +76,8 @@ class MemoryEstimate:
 
     def facts(self) -> dict[str, Any]:
         """The totals and the assumptions, for display."""
-        totals = {"params": self.params, "bits per weight": self.bits_per_weight, "total_bytes": self.total_bytes}
-        return totals | {"notes": " ".join(self.notes)}
+        names = ("params", "bits_per_weight", "total_bytes")
+        return {name: getattr(self, name) for name in names} | {"notes": " ".join(self.notes)}
 
     def table(self) -> list[dict[str, Any]]:
         """One row per part: parameters, bits each, bytes."""
@@ -95,12 +97,18 @@ class MemoryEstimate:
 
 
 def estimate(
-    config: Any, spec: QuantSpec | str | None = None, *, context: int = 4096, batch: int = 1, kv_bits: float = 16
+    config: Any,
+    spec: QuantSpec | str | None = None,
+    *,
+    context: int = 4096,
+    batch: int = 1,
+    kv_bits: float = 16,
 ) -> MemoryEstimate:
     """Memory of a causal language model, exact in its parameters, from a transformers config alone.
 
-    `spec` quantizes every linear layer and fused expert; embeddings and the head stay 16-bit. None: all 16-bit.
-    Of a multimodal config the text decoder is counted. QlabError for what transformers cannot build.
+    `spec` quantizes every linear layer and fused expert; embeddings and the head stay 16-bit (None: all do).
+    `kv_bits` are those of one cached number. Of a multimodal config the text decoder is counted. QlabError for
+    a config that is no causal language model's, and for a spec that does not fit its shapes.
     """
     if min(context, batch, kv_bits) <= 0:
         raise QlabError(f"context {context}, batch {batch}, kv_bits {kv_bits}: each must be positive")
@@ -155,10 +163,10 @@ def _parts(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], li
     """Embeddings with the head, quantizable matrices, and the rest; shared parameters appear once."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) or m is head]
-    embeddings = list({id(p): p for p in tables}.values())
-    kept = {id(p) for p in embeddings}
+    kept = {id(p) for p in tables}
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     matrices |= {id(p) for name, p in model.named_parameters() if p.ndim == 3 and "experts" in name}
+    embeddings = [p for p in model.parameters() if id(p) in kept]
     body = [p for p in model.parameters() if id(p) not in kept]
     return embeddings, [p for p in body if id(p) in matrices], [p for p in body if id(p) not in matrices]
 
@@ -191,13 +199,15 @@ def _kv_heads(layer: Any) -> tuple[int, int]:
     """KV heads of a layer and their size, with the defaults of configs that leave them out."""
     heads = getattr(layer, "num_attention_heads", None)
     if not heads:
-        raise QlabError(f"{layer.model_type} has no attention heads: give a transformer's config, it has no KV cache")
+        raise QlabError(
+            f"{layer.model_type} has no attention heads and so no KV cache: give a transformer's config"
+        )
     size = getattr(layer, "head_dim", None) or layer.hidden_size // heads
     return getattr(layer, "num_key_value_heads", None) or heads, size
 
 
 def _cached_tokens(config: Any, context: int) -> list[int]:
-    """Tokens each layer keeps: all, at most its window, or none where attention is linear or shares a cache."""
+    """Tokens each layer keeps: all, at most its window, none where attention is linear or shares a cache."""
     layers = config.num_hidden_layers
     window = getattr(config, "sliding_window", None) or context
     # configs without layer_types apply their window, if they use one, to every layer
@@ -205,7 +215,8 @@ def _cached_tokens(config: Any, context: int) -> list[int]:
     kept = {"full_attention": context, "sliding_attention": min(context, window), "linear_attention": 0}
     kinds = getattr(config, "layer_types", None) or [default] * layers
     if unknown := set(kinds) - set(kept):
-        raise QlabError(f"{config.model_type} has layers of type {unknown.pop()!r}: known are {', '.join(kept)}")
+        kind = min(unknown)
+        raise QlabError(f"{config.model_type} has layers of type {kind!r}: known are {', '.join(kept)}")
     shared = getattr(config, "num_kv_shared_layers", None) or 0
     return [kept[kind] if i < layers - shared else 0 for i, kind in enumerate(kinds)]
 

@@ -18,6 +18,7 @@ DB_PER_BIT = 20 * np.log10(2)
 CONFIDENCE = 1.96
 """Standard errors on either side of a 95% interval."""
 
+MAX_LABELS = 8  # points with a written name; more would overlap, their names show on hover
 ROW_HEIGHT = 34  # pixels per row of a bar or dot chart
 
 
@@ -46,24 +47,24 @@ METRICS = {
 def compare_bars(
     rows: Sequence[Row], value: str = "perplexity", *, log: bool = False, title: str = "", caption: str = ""
 ) -> go.Figure:
-    """One horizontal bar per row, in the order given, with its value written at the end and a 95% interval if known."""
+    """One horizontal bar per row, in the order given, with its value written and a 95% interval if known."""
     metric = METRICS.get(value, Metric(value))
-    names, values = _column(rows, "name"), _column(rows, value)
+    names, values, interval = _column(rows, "name"), _column(rows, value), _interval(rows, metric.error)
     bars = go.Bar(
         y=names,
         x=rounded(values),
         orientation="h",
         marker={"color": faded(BLUE, 0.75), "line": {"color": BLUE, "width": 1}},
-        error_x=_interval(rows, metric.error),
+        error_x=interval,
         text=[f" {v:.4g} " for v in values],
-        textposition="outside" if not any(metric.error in row for row in rows) else "inside",
+        textposition="inside" if interval["visible"] else "outside",
         insidetextanchor="start",
         insidetextfont={"color": "white"},
         cliponaxis=False,
         hovertemplate="%{y}: %{x}<extra></extra>",
     )
     fig = figure(bars, title=title or metric.label, x=metric.label, caption=caption, height=_height(rows))
-    return _listed(fig).update_xaxes(type="log" if log else "linear")
+    return _listed(fig).update_xaxes({"type": "log", "dtick": 1} if log else {})
 
 
 def rate_distortion(
@@ -71,37 +72,50 @@ def rate_distortion(
     distortion: str = "rel_mse",
     *,
     title: str = "Rate and distortion",
-    caption: str = "Down and to the left is better. The dotted line falls by 6.02 dB, a factor of 4, per bit.",
+    caption: str = "Down and left is better. The dotted line falls by 6.02 dB, a factor of 4, per bit.",
 ) -> go.Figure:
     """`distortion` (rel_mse, kl_mean; snr_db is turned over) against true bits per weight, one point per row.
 
-    Rows of one `family` are joined. For rel_mse and snr_db the dotted line is the Gaussian bound D(R) = 2^(−2R)
-    (Cover and Thomas, eq. 10.36), below which no code can go on Gaussian weights; for others it shows only the slope.
+    Rows of one `family` are joined. For rel_mse and snr_db the dotted line is the Gaussian bound, D(R) = 2^(−2R)
+    (Cover and Thomas, 2nd edition, theorem 10.3.2), which no code beats on Gaussian weights; for other
+    distortions it shows only the slope.
     """
-    points = [_distortion_row(row, distortion) for row in rows]
-    families = list(dict.fromkeys(row.get("family", "measured") for row in points))
+    points = [_point(row, distortion) for row in rows]
+    points.sort(key=lambda point: point["bits_per_weight"])
+    families = list(dict.fromkeys(point["family"] for point in points))
     traces = [_family(points, name, i) for i, name in enumerate(families)]
     bound = _bound(points, absolute=distortion in ("rel_mse", "snr_db"))
-    label = METRICS["rel_mse"].label if distortion == "snr_db" else METRICS.get(distortion, Metric(distortion)).label
-    fig = figure(*traces, bound, title=title, x="bits per weight, metadata included", y=label, caption=caption)
-    return fig.update_yaxes(type="log", exponentformat="power", dtick=1)
+    label = (
+        METRICS["rel_mse"].label
+        if distortion == "snr_db"
+        else METRICS.get(distortion, Metric(distortion)).label
+    )
+    fig = figure(
+        *traces, bound, title=title, x="bits per weight, metadata included", y=label, caption=caption
+    )
+    values = [point["distortion"] for point in points]
+    room = np.log10([min(values) / 4, max(values) * 4])  # for the labels, and a bit of rate
+    return fig.update_yaxes(type="log", exponentformat="power", dtick=1, range=rounded(room))
 
 
-def _distortion_row(row: Row, distortion: str) -> dict[str, Any]:
+def _point(row: Row, distortion: str) -> dict[str, Any]:
     value = 10 ** (-row["snr_db"] / 10) if distortion == "snr_db" else row[distortion]
-    return {**row, "distortion": value}
+    return {"family": "measured", **row, "distortion": value}
 
 
 def _family(points: Sequence[Row], family: str, index: int) -> go.Scatter:
-    """The rows of one family from low to high rate; each family has its own colour, symbol and dash."""
-    own = sorted((p for p in points if p.get("family", "measured") == family), key=lambda p: p["bits_per_weight"])
+    """The points of one family from low to high rate; each family has its own colour, symbol and dash."""
+    own = [p for p in points if p["family"] == family]
+    sides = {
+        id(p): ("top right", "bottom left")[i % 2] for i, p in enumerate(points)
+    }  # neighbours label apart
     return go.Scatter(
         name=family,
         x=rounded([p["bits_per_weight"] for p in own]),
         y=rounded([p["distortion"] for p in own]),
         text=[p["name"] for p in own],
-        mode="lines+markers+text" if len(points) <= 8 else "lines+markers",
-        textposition="top right",
+        mode="lines+markers+text" if len(points) <= MAX_LABELS else "lines+markers",
+        textposition=[sides[id(p)] for p in own],
         textfont={"size": 11},
         cliponaxis=False,
         marker={"size": 9, "symbol": cycle(SYMBOLS, index), "color": cycle(SERIES, index)},
@@ -114,7 +128,7 @@ def _bound(points: Sequence[Row], *, absolute: bool) -> go.Scatter:
     """2^(−2R) over the rates shown, through the lowest-rate point when only its slope has meaning."""
     rates = [p["bits_per_weight"] for p in points]
     ends = np.array([np.floor(min(rates)), np.ceil(max(rates))])
-    first = min(points, key=lambda p: p["bits_per_weight"])
+    first = points[0]
     factor = 1.0 if absolute else first["distortion"] * 4 ** first["bits_per_weight"]
     name = "Gaussian bound" if absolute else f"{DB_PER_BIT:.2f} dB per bit"
     line = {"color": GREY, "dash": "dot", "width": 1.5}
@@ -125,7 +139,7 @@ def perplexity_protocols(
     rows: Sequence[Row],
     *,
     title: str = "One model, several perplexities",
-    caption: str = "The weights are the same in every row: only the way of measuring differs. Bars are 95% intervals.",
+    caption: str = "The weights are the same in every row, only the measuring differs. Bars are 95% intervals.",
 ) -> go.Figure:
     """Perplexity with its interval for each protocol: rows have `name`, `perplexity` and `perplexity_se`."""
     dots = _dots(rows, "perplexity", "perplexity_se", BLUE, "perplexity", 2)
@@ -136,10 +150,10 @@ def paired_errors(
     rows: Sequence[Row],
     *,
     title: str = "Is the difference real?",
-    caption: str = "Intervals that miss the line at 1 show a real difference. Pairing on the same tokens removes what both "
-    "models find hard, and most of the width.",
+    caption: str = "An interval that misses the line at 1 shows a real difference. Pairing on the same tokens "
+    "removes what both models find hard, and most of the width.",
 ) -> go.Figure:
-    """Perplexity ratio to the reference with its paired 95% interval, and the unpaired one where rows know it.
+    """Perplexity ratio to the reference with its paired 95% interval, and the unpaired one if known.
 
     Rows have `name`, `ppl_ratio`, `ppl_ratio_se`, and may have `unpaired_se`, drawn wide and grey behind.
     """
@@ -168,16 +182,18 @@ def _dots(
 
 def _interval(rows: Sequence[Row], error: str | None) -> dict[str, Any]:
     """Plotly's error bars for 95%, or none where no row has a standard error."""
-    if not any(error in row for row in rows):
+    if error is None or not any(error in row for row in rows):
         return {"visible": False}
     half = [CONFIDENCE * (row.get(error) or 0.0) for row in rows]
-    return {"type": "data", "array": rounded(half), "color": GREY, "thickness": 1.5}
+    return {"visible": True, "type": "data", "array": rounded(half), "color": GREY, "thickness": 1.5}
 
 
 def _column(rows: Sequence[Row], key: str) -> list[Any]:
     for row in rows:
         if key not in row:
-            raise QlabError(f"row {row.get('name', rows.index(row))!r} has no {key!r}: it has {', '.join(row)}")
+            raise QlabError(
+                f"row {row.get('name', rows.index(row))!r} has no {key!r}: it has {', '.join(row)}"
+            )
     return [row[key] for row in rows]
 
 

@@ -9,10 +9,10 @@ from qlab.plots.theme import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, faded, fi
 
 PARTS = {
     "linear_bytes": ("linear layers", BLUE),
-    "embedding_bytes": ("embeddings and head", GREEN),
-    "other_bytes": ("norms and the rest", PURPLE),
+    "embedding_bytes": ("embeddings", GREEN),
+    "other_bytes": ("norms", PURPLE),
     "kv_bytes": ("KV cache", ORANGE),
-    "runtime_bytes": ("runtime (assumed)", AMBER),
+    "runtime_bytes": ("runtime, assumed", AMBER),
 }
 GIB = 1.073741824
 """Gigabytes in a GiB: devices are sold in GiB."""
@@ -27,12 +27,16 @@ def memory_stack(
 ) -> go.Figure:
     """One stacked bar per named estimate in GB; `devices` maps a name to its GiB, drawn as a line."""
     traces = [_part(estimates, key) for key in PARTS if any(getattr(e, key) for e in estimates.values())]
-    height = 180 + 40 * max(len(estimates), 2)
+    height = 200 + 40 * max(len(estimates), 2)
     fig = figure(*traces, title=title, x="memory (GB)", caption=caption, height=height)
-    fig.update_layout(barmode="stack", legend_traceorder="normal")
+    # device names stand above the plot, so the legend goes below
+    fig.update_layout(
+        barmode="stack", legend={"traceorder": "normal", "y": -60 / (height - 160), "yanchor": "top"}
+    )
     for name, gib in (devices or {}).items():
         line = {"color": GREY, "dash": "dash", "width": 1.5}
-        fig.add_vline(x=rounded(gib * GIB), line=line, annotation={"text": name, "yanchor": "bottom", "y": 0})
+        label = {"text": name, "font": {"size": 12}, "y": 1, "yanchor": "bottom", "xanchor": "center"}
+        fig.add_vline(x=rounded(gib * GIB), line=line, annotation=label)
     return fig.update_yaxes(autorange="reversed", showgrid=False, type="category", ticks="")
 
 

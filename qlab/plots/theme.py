@@ -36,7 +36,11 @@ DIVERGING = [
     [0.5, "rgba(217, 102, 31, 0)"],
     [1.0, "rgba(217, 102, 31, 1)"],
 ]
-SEQUENTIAL = [[0.0, "rgba(36, 128, 200, 0)"], [0.6, "rgba(36, 128, 200, 0.9)"], [1.0, "rgba(217, 102, 31, 1)"]]
+SEQUENTIAL = [
+    [0.0, "rgba(36, 128, 200, 0)"],
+    [0.6, "rgba(36, 128, 200, 0.9)"],
+    [1.0, "rgba(217, 102, 31, 1)"],
+]
 
 DIGITS = 4
 """Significant digits that survive other thread counts and instruction sets (measured)."""
@@ -59,7 +63,14 @@ _LAYOUT = {
     "font": {"family": FONT, "size": 13, "color": GREY},
     "colorway": list(SERIES),
     "title": {"x": 0, "xref": "paper", "yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 14}},
-    "legend": {"orientation": "h", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}},
+    "legend": {
+        "orientation": "h",
+        "x": 0,
+        "y": 1,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "font": {"size": 12},
+    },
     "xaxis": _AXIS,
     "yaxis": _AXIS,
     "hoverlabel": {"bgcolor": "#2b2b2b", "bordercolor": GREY, "font": {"color": "#f2f2f2", "family": FONT}},
@@ -78,9 +89,9 @@ def as_array(values: Any) -> NDArray[np.float64]:
 
 
 def rounded(values: Any, digits: int = DIGITS) -> Any:
-    """`values` at `digits` significant digits as nested lists, so that a committed figure is the same everywhere.
+    """`values` at `digits` significant digits as nested lists: a committed figure is the same everywhere.
 
-    NaN and infinity become None, which plotly leaves blank; plotly would store an array as base64, a list it keeps.
+    NaN and infinity become None, which plotly leaves blank. An array plotly would store as base64.
     """
     if isinstance(values, float):
         return _round(values, digits)
@@ -92,11 +103,17 @@ def figure(*traces: Any, **labels: Any) -> go.Figure:
     return finish(go.Figure(data=traces), **labels)
 
 
-def finish(fig: go.Figure, title: str, x: str = "", y: str = "", caption: str = "", height: int = HEIGHT) -> go.Figure:
+def finish(
+    fig: go.Figure, title: str, x: str = "", y: str = "", caption: str = "", height: int = HEIGHT
+) -> go.Figure:
     """`fig` with the theme, its title, axis labels, and a caption under the title that says what to see."""
     lines = textwrap.wrap(caption, CAPTION_WIDTH)
     legend = 24 if sum(trace.showlegend is not False and bool(trace.name) for trace in fig.data) > 1 else 0
-    head = {"text": title, "font": {"size": 16}, "subtitle": {"text": "<br>".join(lines), "font": {"size": 12}}}
+    head = {
+        "text": title,
+        "font": {"size": 16},
+        "subtitle": {"text": "<br>".join(lines), "font": {"size": 12}},
+    }
     fig.update_layout(template=TEMPLATE, title=head, height=height, showlegend=bool(legend))
     fig.update_layout(margin={"l": 56, "r": 24, "b": 48, "t": 50 + 16 * len(lines) + legend})
     fig.update_layout(xaxis_title_text=x, yaxis_title_text=y)

@@ -9,8 +9,21 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from qlab.grid import Grid
-from qlab.plots.theme import BLUE, GREY, HEIGHT, ORANGE, SEQUENTIAL, SERIES, as_array, cycle, diverging, faded
-from qlab.plots.theme import figure, finish, rounded
+from qlab.plots.theme import (
+    BLUE,
+    GREY,
+    HEIGHT,
+    ORANGE,
+    SEQUENTIAL,
+    SERIES,
+    as_array,
+    cycle,
+    diverging,
+    faded,
+    figure,
+    finish,
+    rounded,
+)
 
 MAX_CELLS = 128
 """Most rows or columns of a heatmap: 128 × 128 cells are about 100 kB of JSON."""
@@ -26,7 +39,7 @@ def histogram(
     x: str = "weight",
     caption: str = "",
 ) -> go.Figure:
-    """Share of weights per bin, of one array or of several by name, with quantization `levels` as vertical lines."""
+    """Share of weights per bin, of one array or several by name; quantization `levels` are vertical lines."""
     named = values if isinstance(values, Mapping) else {"weights": values}
     arrays = {name: as_array(v).ravel() for name, v in named.items()}
     edges = _edges(list(arrays.values()), bins)
@@ -34,12 +47,16 @@ def histogram(
     highest = max(float(s.max()) for s in shares.values())
     # on a logarithmic axis the lowest thing seen is a single weight of the largest array
     lowest = 0.5 / max(a.size for a in arrays.values()) if log else 0.0
-    traces = [_outline(name, edges, s, cycle(SERIES, i), lowest) for i, (name, s) in enumerate(shares.items())]
+    traces = [
+        _outline(name, edges, s, cycle(SERIES, i), lowest) for i, (name, s) in enumerate(shares.items())
+    ]
     if levels is not None:
         traces.append(_level_lines(as_array(levels).ravel(), lowest, highest))
     fig = figure(*traces, title=title, x=x, y="share of weights per bin", caption=caption)
     if log:
-        fig.update_yaxes(type="log", range=rounded(np.log10([lowest, highest * 1.3])), dtick=1, exponentformat="power")
+        fig.update_yaxes(
+            type="log", range=rounded(np.log10([lowest, highest * 1.3])), dtick=1, exponentformat="power"
+        )
     return fig
 
 
@@ -74,7 +91,7 @@ def _level_lines(levels: NDArray[np.float64], low: float, high: float) -> go.Sca
     """All levels as one trace: a gap (None) ends each line."""
     distinct = np.unique(levels[np.isfinite(levels)])
     x = [v for level in rounded(distinct) for v in (level, level, None)]
-    y = rounded([low, high]) + [None]
+    y = [*rounded([low, high]), None]
     line = {"color": faded(ORANGE, 0.9 if len(distinct) <= 32 else 0.3), "width": 1}
     name = f"{len(distinct)} levels"
     return go.Scatter(name=name, x=x, y=y * len(distinct), mode="lines", line=line, hoverinfo="x")
@@ -105,7 +122,7 @@ def staircase(
 
 
 def _steps(levels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Corners of the staircase: each level from one midpoint to the next, and one more step past both ends."""
+    """Corners of the staircase: each level from one midpoint to the next, and a step past both ends."""
     midpoints = (levels[1:] + levels[:-1]) / 2
     margin = (levels[-1] - levels[0]) / max(len(levels) - 1, 1) or 1.0
     x = np.concatenate([[levels[0] - margin], np.repeat(midpoints, 2), [levels[-1] + margin]])
@@ -131,7 +148,7 @@ def heatmap(
     value: str = "weight",
     caption: str = "",
 ) -> go.Figure:
-    """A matrix [rows, columns] in colour; above 128 rows or columns each cell shows the entry of largest magnitude.
+    """A matrix [rows, columns] in colour; above 128 of either a cell shows its entry of largest magnitude.
 
     `signed` puts zero in the middle of a diverging scale; otherwise colour is magnitude from zero up.
     """
@@ -145,18 +162,21 @@ def heatmap(
         dx=blocks[1],
         y0=(blocks[0] - 1) / 2,
         dy=blocks[0],
-        colorbar={"title": {"text": value, "side": "right"}, "thickness": 12, "outlinewidth": 0},
+        colorbar={"title": {"text": value}, "thickness": 12, "outlinewidth": 0},
         hovertemplate=f"{y} %{{y}}, {x} %{{x}}<br>{value} %{{z}}<extra></extra>",
         **colours,
     )
     if blocks != (1, 1):
-        caption = f"{caption} Each cell is the largest magnitude of {blocks[0]} × {blocks[1]} entries.".strip()
+        caption = (
+            f"{caption} Each cell is the largest magnitude of {blocks[0]} × {blocks[1]} entries.".strip()
+        )
     fig = figure(trace, title=title, x=x, y=y, caption=caption, height=HEIGHT + 60)
-    return fig.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False)
+    fig.update_xaxes(showgrid=False, zeroline=False)
+    return fig.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
 
 
 def pool_absmax(W: NDArray[np.float64], blocks: tuple[int, ...]) -> NDArray[np.float64]:
-    """The signed entry of largest magnitude in each block of `blocks` = (rows, columns); ragged edges included."""
+    """The signed entry of largest magnitude in each block of (rows, columns), ragged edges included."""
     rows, columns = (-(-n // b) for n, b in zip(W.shape, blocks, strict=True))
     padding = [(0, n * b - size) for n, b, size in zip((rows, columns), blocks, W.shape, strict=True)]
     padded = np.pad(W, padding)  # zeros never win, except where all are zero
@@ -169,11 +189,12 @@ def outlier_map(
     magnitudes: Any,
     *,
     order: str = "channel",
+    log: bool = False,
     title: str = "Magnitude of each input channel",
     y: str = "mean |X|",
     caption: str = "",
 ) -> go.Figure:
-    """Magnitude per channel [in] in `order` "channel" or "sorted" (largest first), with the largest over the median."""
+    """Magnitude per channel [in], in order of "channel" or "sorted", the largest compared with the median."""
     values = as_array(magnitudes).ravel()
     index = np.argsort(-values, kind="stable") if order == "sorted" else np.arange(values.size)
     top, median = float(values.max()), float(np.median(values))
@@ -188,7 +209,8 @@ def outlier_map(
         hovertemplate="channel %{customdata}: %{y}<extra></extra>",
     )
     x = "channel, largest first" if order == "sorted" else "input channel"
-    fig = figure(bars, title=title, x=x, y=y, caption=caption).update_yaxes(rangemode="tozero")
+    fig = figure(bars, title=title, x=x, y=y, caption=caption)
+    fig.update_yaxes({"type": "log", "dtick": 1} if log else {"rangemode": "tozero"})
     fig.add_hline(y=rounded(median), line={"color": ORANGE, "dash": "dash", "width": 1.5})
     _label_outlier(fig, int(index.tolist().index(int(values.argmax()))), int(values.argmax()), top, median)
     return fig
@@ -200,7 +222,7 @@ def _label_outlier(fig: go.Figure, position: int, channel: int, top: float, medi
     left = position > fig.data[0].x[-1] / 2
     fig.add_annotation(
         x=position,
-        y=rounded(top),
+        y=rounded(float(np.log10(top)) if fig.layout.yaxis.type == "log" else top),
         text=f"channel {channel}: {top:.3g}, {ratio}",
         showarrow=False,
         xanchor="right" if left else "left",
