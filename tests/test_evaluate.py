@@ -238,6 +238,10 @@ def test_dropout_is_off_and_the_model_s_modes_come_back():
     assert [m.training for m in model.modules()] == modes
 
 
+def test_a_window_may_fill_the_model_s_positions():
+    assert evaluate(llama(), text(64), window=64).tokens == 63
+
+
 def test_ids_may_come_as_a_tokenizer_gives_them():
     model, ids = llama(), text(48)
     expected = evaluate(model, ids, window=16)
