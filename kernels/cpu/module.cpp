@@ -1,0 +1,48 @@
+// Python bindings: check what came in, release the GIL, share the work among threads.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <future>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace nb = nanobind;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// A thread has nothing to gain from less than this: starting it takes longer than reading a page.
+constexpr size_t kMinSpan = 4096;
+
+static std::vector<std::string> features() {
+  std::vector<std::string> names;
+  for (const char* const* name = cpu_features(); *name; ++name) names.emplace_back(*name);
+  return names;
+}
+
+static uint64_t read_sum(Bytes array, int threads) {
+  const uint8_t* data = array.data();
+  const size_t n = array.size();
+  if (n == 0) throw std::invalid_argument("array is empty: read_sum needs at least one byte");
+  if (threads < 1) throw std::invalid_argument("threads is " + std::to_string(threads) + ": read_sum needs at least 1");
+  nb::gil_scoped_release release;
+  const size_t count = std::min<size_t>(threads, (n + kMinSpan - 1) / kMinSpan);
+  // Every span but the last is whole words, so that the sum does not depend on the number of threads.
+  const size_t span = n / count / 8 * 8;
+  std::vector<std::future<uint64_t>> others;  // a future joins its thread, also when a later one fails to start
+  for (size_t t = 1; t < count; ++t)
+    others.push_back(std::async(std::launch::async, read_sum_span, data + (t - 1) * span, span));
+  uint64_t total = read_sum_span(data + (count - 1) * span, n - (count - 1) * span);
+  for (auto& other : others) total += other.get();
+  return total;
+}
+
+NB_MODULE(_native, m) {
+  m.def("features", &features, "The instruction sets this processor offers, such as `avx2`.");
+  m.def("read_sum", &read_sum, nb::arg("array"), nb::arg("threads") = 1,
+        "Sum of the 64-bit words of a contiguous 1-D uint8 array, modulo 2**64; trailing bytes count one by one.");
+}
