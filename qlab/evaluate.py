@@ -45,6 +45,26 @@ class Evaluation:
     ppl_ratio_se: float | None = None
     token_losses: Tensor | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def title(self) -> str:
+        """What was scored, and how."""
+        return f"{self.tokens:,} predictions in {self.windows} windows of {self.window}, protocol {self.protocol}"
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing beyond the table."""
+        return {}
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per measure, with its standard error where it has one."""
+        errors = {"perplexity": self.perplexity_se, "ppl_ratio": self.ppl_ratio_se}
+        measures = ("perplexity", "ppl_ratio", "kl_mean", "kl_median", "kl_p999", "top1_agreement")
+        values = {name: getattr(self, name) for name in measures}
+        return [
+            {"measure": k, "value": v, "standard_error": errors.get(k)}
+            for k, v in values.items()
+            if v is not None
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for JSON, which has no NaN and no infinity: both become None."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "token_losses"}
@@ -109,10 +129,11 @@ def evaluate_many(
         for index, tokens in enumerate(bar):
             base = None if reference is None else predict("reference", reference, tokens, first, index)
             for name, model in models.items():
-                # the prediction has no name here, so that its logits are freed before the next model runs
-                again = base if model is reference else None
-                tallies[name].add(again or predict(name, model, tokens, first, index), base)
-            del base  # nor does the reference's last window wait beside its next
+                # predictions stay nameless, so that the logits of one are freed before the next model runs
+                tallies[name].add(
+                    base if base and model is reference else predict(name, model, tokens, first, index), base
+                )
+            del base
     return {name: tally.result(window, protocol) for name, tally in tallies.items()}
 
 

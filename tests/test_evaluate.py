@@ -238,14 +238,10 @@ def test_dropout_is_off_and_the_model_s_modes_come_back():
     assert [m.training for m in model.modules()] == modes
 
 
-def test_a_window_may_fill_the_model_s_positions():
-    assert evaluate(llama(), text(64), window=64).tokens == 63
-
-
 def test_ids_may_come_as_a_tokenizer_gives_them():
-    model, ids = llama(), text(48)
-    expected = evaluate(model, ids, window=16)
-    assert evaluate(model, ids[None], window=16) == evaluate(model, ids.tolist(), window=16) == expected
+    model, ids = llama(), text(128)
+    expected = evaluate(model, ids, window=64)  # which is all the positions the model has
+    assert evaluate(model, ids[None], window=64) == evaluate(model, ids.tolist(), window=64) == expected
 
 
 def test_memory_does_not_grow_with_the_text():
@@ -277,58 +273,29 @@ def test_the_bar_names_the_models(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-UNIFORM = Constant(torch.zeros(VOCAB))
+UNIFORM, WIDER = Constant(torch.zeros(VOCAB)), Constant(torch.zeros(VOCAB + 8))
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("model", "ids", "options", "message"),
     [
-        (
-            lambda: evaluate(UNIFORM, text(20), window=32),
-            "the text has 20 tokens, fewer than one window of 32",
-        ),
-        (lambda: evaluate(UNIFORM, [], window=32), "the text has 0 tokens"),
-        (
-            lambda: evaluate(UNIFORM, text(20), window=1),
-            "a window of 1 scores no token under protocol 'windows'",
-        ),
-        (
-            lambda: evaluate(UNIFORM, text(20), window=2, protocol="llama.cpp"),
-            "a window of 2 scores no token",
-        ),
-        (
-            lambda: evaluate(UNIFORM, text(20), protocol="ppl"),
-            "unknown protocol 'ppl': use one of windows, llama.cpp",
-        ),
-        (lambda: evaluate(UNIFORM, text(20).view(2, 10), window=4), r"ids are torch.int64 \[2, 10\]"),
-        (lambda: evaluate(UNIFORM, torch.rand(20), window=4), r"ids are torch.float32 \[20\]"),
-        (
-            lambda: evaluate(llama(), text(200), window=65),
-            "'model' takes 64 positions, a window has 65: use window=64",
-        ),
-        (
-            lambda: evaluate(llama(), [0, VOCAB] * 8, window=8),
-            "'model' knows token ids 0 to 31, the text has 0 to 32",
-        ),
-        (
-            lambda: evaluate(UNIFORM, text(200), reference=llama(), window=65),
-            "'reference' takes 64 positions, a window has 65",
-        ),
-        (
-            lambda: evaluate(UNIFORM, text(20), reference=Constant(torch.zeros(40)), window=4),
-            "'model' has a vocabulary of 32 tokens and the reference one of 40",
-        ),
-        (
-            lambda: evaluate_many({"int4": NaNAt(2)}, text(20), window=4),
-            r"NaN in the logits of 'int4' at window 2 \(tokens 8 to 11\)",
-        ),
-        (
-            lambda: evaluate(UNIFORM, text(20), reference=NaNAt(0), window=4),
-            "NaN in the logits of 'reference' at window 0",
-        ),
+        (UNIFORM, text(20), {"window": 32}, "the text has 20 tokens, fewer than one window of 32"),
+        (UNIFORM, [], {"window": 32}, "the text has 0 tokens"),
+        (UNIFORM, text(20), {"window": 1}, "a window of 1 scores no token under protocol 'windows'"),
+        (UNIFORM, text(20), {"window": 2, "protocol": "llama.cpp"}, "a window of 2 scores no token"),
+        (UNIFORM, text(20), {"protocol": "ppl"}, "unknown protocol 'ppl': use one of windows, llama.cpp"),
+        (UNIFORM, text(20).view(2, 10), {"window": 4}, r"ids are torch.int64 \[2, 10\]"),
+        (UNIFORM, torch.rand(20), {"window": 4}, r"ids are torch.float32 \[20\]"),
+        (llama(), text(99), {"window": 65}, "'model' takes 64 positions, a window has 65: use window=64"),
+        (UNIFORM, text(99), {"window": 65, "reference": llama()}, "'reference' takes 64 positions"),
+        (llama(), [0, VOCAB] * 8, {"window": 8}, "'model' knows token ids 0 to 31, the text has 0 to 32"),
+        (llama(), text(16), {"window": 8, "bos_id": VOCAB}, "'model' knows token ids 0 to 31"),
+        (UNIFORM, text(20), {"window": 4, "reference": WIDER}, "of 32 tokens and the reference one of 40"),
+        (NaNAt(2), text(20), {"window": 4}, r"NaN in the logits of 'model' at window 2 \(tokens 8 to 11\)"),
+        (UNIFORM, text(20), {"window": 4, "reference": NaNAt(0)}, "logits of 'reference' at window 0"),
     ],
 )
-def test_bad_input_gets_one_line_that_names_it(call, message):
+def test_bad_input_gets_one_line_that_names_it(model, ids, options, message):
     with pytest.raises(QlabError, match=message) as error:
-        call()
+        evaluate(model, ids, **options)
     assert "\n" not in str(error.value)
