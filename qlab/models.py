@@ -1,0 +1,182 @@
+"""Opening models: the built-in ones, Hugging Face folders and hub ids, GGUF files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from httpx import HTTPError
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from qlab.cache import cache_dir
+from qlab.errors import QlabError
+from qlab.from_gguf import config_from_gguf, model_from_gguf, quiet
+from qlab.reference import BUILDERS, reference_folder
+
+__all__ = ["LoadedModel", "cache_dir", "load", "load_config"]
+
+# Never pickle: weights come from safetensors only.
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
+_OFFLINE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, HTTPError, OSError)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model in eval mode with frozen weights, its tokenizer, and the name it was opened by."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    name: str
+
+
+def load(
+    name_or_path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> LoadedModel:
+    """Open "reference", "reference-768", a Hugging Face folder, a hub id or a .gguf file as a float model.
+
+    Errors: QlabError naming what is missing or unreadable and what to do about it.
+    """
+    name = str(name_or_path)
+    model, tokenizer = _open(name, dtype)
+    model.eval().requires_grad_(False)
+    return LoadedModel(model.to(device), tokenizer, name)
+
+
+def load_config(name_or_path: str | Path) -> Any:
+    """The transformers config of anything `load` opens, or of a bare config.json, without its weights."""
+    name = str(name_or_path)
+    if name in BUILDERS:
+        return _config(reference_folder(name))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        return config_from_gguf(path)
+    if path.is_file():
+        return _config(path)
+    if _is_local(name):
+        return _config(_existing(path))
+    return _config(Path(_from_hub(name, lambda: hf_hub_download(name, "config.json"))))
+
+
+def _open(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    if name in BUILDERS:
+        return _open_folder(reference_folder(name), dtype)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        return model_from_gguf(path, dtype)
+    if _is_local(name):
+        return _open_folder(_existing(path), dtype)
+    return _open_folder(Path(_from_hub(name, lambda: snapshot_download(name, allow_patterns=_HUB_FILES))), dtype)
+
+
+def _is_local(name: str) -> bool:
+    """Whether a name can only be, or already is, a path: a hub id has one slash at most and no leading dot."""
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise QlabError(f"model {what}: {folder}; give a Hugging Face folder, a .gguf file or a hub id")
+    return folder
+
+
+def _from_hub(name: str, download: Any) -> str:
+    try:
+        with quiet():
+            return str(download())
+    except _OFFLINE as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        known = ", ".join(BUILDERS)
+        raise QlabError(
+            f"no such model here, and the hub cannot give it: {name}: {reason}; check the spelling and the network,"
+            f" or use a local folder, a .gguf file or a built-in model ({known})"
+        ) from error
+
+
+def _open_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    config = _config(folder)
+    _check_causal(config, folder)
+    _check_weights(folder)
+    try:
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
+        raise QlabError(f"transformers cannot load {folder}: {_first_line(error)}; check its files") from error
+    _check_complete(info, folder)
+    return model, tokenizer
+
+
+def _config(path: Path) -> Any:
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        raise QlabError(f"not a model folder: {path} has no config.json; give a folder written by save_pretrained")
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(file)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "qlab opens the architectures that transformers itself contains, and runs no code from folders"
+        raise QlabError(f"cannot read the config: {file}: {_first_line(error)}; {remedy}") from error
+
+
+def _check_causal(config: Any, folder: Path) -> None:
+    declared = config.architectures or []
+    heads = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not any(
+        name.endswith(heads) for name in declared or ["CausalLM"]
+    ):
+        what = ", ".join(declared) or config.model_type
+        raise QlabError(f"not a causal language model: {folder} holds {what}; give one that predicts the next token")
+
+
+def _check_weights(folder: Path) -> None:
+    """Every safetensors file the folder names is there and whole, down to its last byte."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise _no_weights(folder)
+    for file in sorted({*files, *_shards(folder)}):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise QlabError(f"damaged weights: {file}: {_first_line(error)}; copy or download it again") from error
+
+
+def _shards(folder: Path) -> set[Path]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return set()
+    try:
+        return {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise QlabError(f"damaged index: {index}: {_first_line(error)}; copy or download it again") from error
+
+
+def _no_weights(folder: Path) -> QlabError:
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        remedy = "convert it to safetensors (open it once with transformers and call save_pretrained)"
+        return QlabError(f"pickled weights are not opened, they can run code: {folder}; {remedy}")
+    if gguf := sorted(folder.glob("*.gguf")):
+        return QlabError(f"no safetensors in {folder}; to open its GGUF give the file: {gguf[0]}")
+    return QlabError(f"no weights in {folder}; it needs model.safetensors")
+
+
+def _check_complete(info: dict[str, Any], folder: Path) -> None:
+    # transformers fills missing weights with random numbers and only mentions it.
+    wrong = sorted(info["missing_keys"]) or sorted(str(entry) for entry in info["mismatched_keys"])
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise QlabError(f"incomplete checkpoint: {folder} lacks {wrong[0]}{more}; copy or download it again")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
