@@ -1,7 +1,7 @@
 """Packing: one dense little-endian bitstream serves GPTQ, compressed-tensors and MLX at every width.
 
-Element `i` of a line occupies the stream's bits `[i·b, (i+1)·b)`; bit `k` of the stream is bit `k % 32` of word `k // 32`.
-Codes may straddle words, so 32 codes fill exactly `b` words (GPTQ's "10-1-10-1-10" rule for three bits is this).
+Element `i` of a line occupies the stream's bits `[i·b, (i+1)·b)`; bit `k` of the stream is bit `k % 32` of word
+`k // 32`. Codes may straddle words, so 32 codes fill exactly `b` words (GPTQ's "10-1-10-1-10" rule is this).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def pack_bits(codes: Tensor, bits: int, axis: int = -1) -> Tensor:
     _check_bits(bits)
     if codes.is_floating_point() or codes.is_complex():
         raise QlabError(f"codes are {codes.dtype}: pack_bits takes integers (use grid.encode first)")
-    if codes.numel() and (codes.min() < 0 or codes.max() >= 2**bits):
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < 2**bits:
         raise QlabError(f"codes span {codes.min()} … {codes.max()}: {bits} bits hold 0 … {2**bits - 1}")
     lines = codes.movedim(axis, -1).to(torch.int32)
     n = lines.shape[-1]
@@ -49,7 +49,9 @@ def unpack_bits(words: Tensor, bits: int, count: int, axis: int = -1) -> Tensor:
     _check_bits(bits)
     lines = words.movedim(axis, -1).to(torch.int32)
     if lines.shape[-1] != math.ceil(count * bits / WORD):
-        raise QlabError(f"{count} codes of {bits} bits need {math.ceil(count * bits / WORD)} words, got {lines.shape[-1]}")
+        raise QlabError(
+            f"{count} codes of {bits} bits need {math.ceil(count * bits / WORD)} words, got {lines.shape[-1]}"
+        )
     lines = torch.nn.functional.pad(lines, (0, -lines.shape[-1] % bits)).unflatten(-1, (-1, bits))  # [..., n/32, bits]
     codes = torch.empty(*lines.shape[:-1], WORD, dtype=torch.uint8)
     mask = 2**bits - 1

@@ -18,7 +18,7 @@ MODEL_HELP = "`reference`, `reference-768`, a Hugging Face folder or hub id, or 
 SPEC_HELP = "How weights are stored: int4-g128-asym, int8-row-sym, nf4-g64-dq, mxfp4 … or a YAML recipe."
 
 Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
-Text = Annotated[str, typer.Option(help="A built-in text (britannica, pydoc, shakespeare) or a UTF-8 file.")]
+Corpus = Annotated[str, typer.Option(help="A built-in text (britannica, pydoc, shakespeare) or a UTF-8 file.")]
 Tokens = Annotated[int | None, typer.Option(help="Use at most this many tokens of the text.", show_default=False)]
 Window = Annotated[int, typer.Option(help="Tokens per window; the incomplete last one is dropped.")]
 Protocol = Annotated[str, typer.Option(help="`windows` (papers: every prediction) or `llama.cpp` (second half).")]
@@ -30,7 +30,7 @@ BUILT_IN_TOKENS = 16_384
 COMPARE_TOKENS = 8_192
 
 app = typer.Typer(
-    help="qlab: learn, compare and ship LLM quantization. Try `qlab compare reference --specs int8-row-sym,int4-g128-asym`.",
+    help="qlab: learn, compare and ship LLM quantization. Try: qlab compare reference --specs int8-row-sym,int4",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,7 +43,7 @@ def eval_(
     reference: Annotated[str | None, typer.Option(help="Measure KL and top-1 against this model.")] = None,
     spec: Annotated[str | None, typer.Option(help="Quantize MODEL first. " + SPEC_HELP)] = None,
     method: Method = "rtn",
-    text: Text = "britannica",
+    text: Corpus = "britannica",
     tokens: Tokens = None,
     window: Window = 512,
     protocol: Protocol = "windows",
@@ -52,8 +52,8 @@ def eval_(
 ) -> None:
     """Perplexity of a model on a text, and its distance to a reference model.
 
-    A file is read whole unless --tokens says less; a built-in text gives its first 16,384 tokens. With --spec the model is
-    quantized in memory and compared with its own unquantized self unless --reference names another.
+    A file is read whole unless --tokens says less; a built-in text gives its first 16,384 tokens. With --spec the
+    model is quantized in memory and compared with its own unquantized self unless --reference names another.
     """
     from qlab.evaluate import evaluate
 
@@ -71,7 +71,7 @@ def compare(
     model: Model,
     specs: Annotated[str, typer.Option(help="Comma-separated specs or recipe files. " + SPEC_HELP)],
     method: Method = "rtn",
-    text: Text = "britannica",
+    text: Corpus = "britannica",
     tokens: Tokens = None,
     window: Window = 512,
     protocol: Protocol = "windows",
@@ -120,7 +120,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """The linear layers of a model: shape, range, outliers, and what a spec would cost each."""
-    from qlab.inspect import inspect as run
+    from qlab.inspection import inspect as run
 
     _load_plugins(plugin)
     loaded = _load(model)
@@ -137,7 +137,7 @@ def methods(plugin: Plugin = None, as_json: Json = False) -> None:
     from qlab.methods import get_method, method_names
 
     _load_plugins(plugin)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in method_names():
         method = get_method(name)
         options = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
@@ -203,7 +203,11 @@ def _quantized(model: Any, spec: str | None, method: str) -> tuple[Any, dict[str
     if spec is None:
         return model, {"bits_per_weight": 16.0, "size_bytes": packed_bytes(model)}
     copy, report = quantized_copy(model, _recipe(spec, method))
-    return copy, {"recipe": report.recipe.name, "bits_per_weight": report.bits_per_weight, "size_bytes": report.size_bytes}
+    return copy, {
+        "recipe": report.recipe.name,
+        "bits_per_weight": report.bits_per_weight,
+        "size_bytes": report.size_bytes,
+    }
 
 
 @contextmanager

@@ -29,7 +29,9 @@ class Comparison:
     def title(self) -> str:
         """What was compared, on how much text."""
         base = self.rows[0]
-        return f"{self.model}: {base['tokens']:,} scored tokens, windows of {base['window']}, protocol {base['protocol']}"
+        return (
+            f"{self.model}: {base['tokens']:,} scored tokens, windows of {base['window']}, protocol {base['protocol']}"
+        )
 
     def facts(self) -> dict[str, Any]:
         """Nothing beyond the table."""

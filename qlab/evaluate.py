@@ -48,7 +48,7 @@ class Evaluation:
     @property
     def title(self) -> str:
         """What was scored, and how."""
-        return f"{self.tokens:,} predictions in {self.windows} windows of {self.window}, protocol {self.protocol}"
+        return f"{self.tokens:,} predictions in {self.windows} windows of {self.window} ({self.protocol})"
 
     def facts(self) -> dict[str, Any]:
         """Nothing beyond the table."""

@@ -83,7 +83,7 @@ class Grid:
         """Nearest level by midpoints; an exact tie takes the even code, as IEEE rounding of a small float does."""
         levels, codes, midpoints = self._ordered
         midpoints = midpoints.to(x.dtype)
-        below = torch.bucketize(x, midpoints)  # a tie falls to the lower level …
+        below = torch.bucketize(x.contiguous(), midpoints)  # a tie falls to the lower level …
         above = (below + 1).clamp_(max=len(levels) - 1)
         tie = midpoints[below.clamp(max=len(midpoints) - 1)] == x
         odd = codes[below] % 2 == 1  # … unless the lower code is odd
@@ -108,7 +108,7 @@ def unsigned(bits: int) -> Grid:
 
 
 def signed(bits: int) -> Grid:
-    """`sint<bits>`: levels −2^(bits−1) … 2^(bits−1) − 1 stored offset-binary, so codes equal GPTQ's with zero 2^(bits−1).
+    """`sint<bits>`: levels −2^(bits−1) … 2^(bits−1) − 1, stored offset-binary: GPTQ's codes with zero 2^(bits−1).
 
     One bit has no room for a zero: its levels are ∓½, so that the scale `2·max|w|/(2^bits − 1)` reaches ±max|w|.
     """
@@ -154,7 +154,7 @@ _CODEBOOKS: dict[str, Callable[[], tuple[float, ...]]] = {
     "e2m1": lambda: E2M1,
     "e4m3": lambda: _small_float(torch.float8_e4m3fn),
     "e5m2": lambda: _small_float(torch.float8_e5m2),
-    "e8m0": lambda: tuple(2.0 ** (c - 127) for c in range(255)) + (float("nan"),),
+    "e8m0": lambda: (*(2.0 ** (c - 127) for c in range(255)), float("nan")),
     "dynamic8": _dynamic_map,
 }
 

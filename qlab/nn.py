@@ -20,10 +20,10 @@ def fake_quantize(X: Tensor, spec: QuantSpec) -> Tensor:
 
 
 class QLinear(nn.Module):
-    """`y = x̂ · W_hatᵀ + b`: the weight is dequantized at every call, the input rounded to `input_spec` if there is one.
+    """`y = x̂ · W_hatᵀ + b`: the weight is dequantized at every call, the input rounded to `input_spec`.
 
-    This is the reference path: plain torch, one byte a code in memory whatever the bits. Input quantization is simulated
-    (integer arithmetic comes with the kernels); its numbers are those of the integer product to float32 rounding.
+    The reference path: plain torch, one byte a code in memory whatever the bits. Input quantization is simulated in
+    floating point; its numbers are those of the integer product to float32 rounding.
     """
 
     def __init__(self, qtensor: QTensor, bias: Tensor | None = None, input_spec: QuantSpec | None = None):
@@ -49,7 +49,8 @@ class QLinear(nn.Module):
     def forward(self, X: Tensor) -> Tensor:
         """`X [..., in]` → [..., out] in the dtype of X."""
         X = X if self.input_spec is None else fake_quantize(X, self.input_spec)
-        return nn.functional.linear(X, self.W_hat(X.dtype), self.bias)
+        bias = None if self.bias is None else self.bias.to(X.dtype)
+        return nn.functional.linear(X, self.W_hat(X.dtype), bias)
 
     def extra_repr(self) -> str:
         """The spec, as `print(model)` shows it."""

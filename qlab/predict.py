@@ -25,7 +25,9 @@ def predict(question: str, answer: float | str | list[str]) -> str:
         aside.write_text(json.dumps(_read(file) | {question: answer}, indent=1))
         aside.replace(file)
     except OSError as error:
-        raise QlabError(f"cannot keep predictions in {file}: {error.strerror}; set QLAB_PREDICTIONS to a file") from error
+        raise QlabError(
+            f"cannot keep predictions in {file}: {error.strerror}; set QLAB_PREDICTIONS to a file"
+        ) from error
     return f"Noted: {_words(answer)}. We come back to it at the end."
 
 
@@ -34,7 +36,9 @@ def reveal(question: str, measured: float | str | list[str], unit: str = "") -> 
     answer = _read(predictions_file()).get(question)
     if answer is None:
         return f"Measured: {_words(measured)}{unit}. (No prediction yet: run the cell at the top.)"
-    return f"You said {_words(answer)}{unit}; measured {_words(measured)}{unit}. {_judgement(answer, measured)}".rstrip()
+    return (
+        f"You said {_words(answer)}{unit}; measured {_words(measured)}{unit}. {_judgement(answer, measured)}".rstrip()
+    )
 
 
 def _judgement(answer: float | str | list[str], measured: float | str | list[str]) -> str:

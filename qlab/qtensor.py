@@ -100,7 +100,9 @@ class QuantError:
             weight = torch.ones(W.shape[-1])
         norm = _norm_vector if weight.ndim == 1 else _norm_matrix
         if weight.shape[-1] != W.shape[-1]:
-            raise QlabError(f"error weights have {weight.shape[-1]} channels, the matrix {W.shape[-1]}: take its own inputs'")
+            raise QlabError(
+                f"error weights have {weight.shape[-1]} channels, the matrix {W.shape[-1]}: use its own inputs"
+            )
         squared, of_W = norm(E, weight.to(E.dtype)), norm(W, weight.to(E.dtype))
         relative = squared / of_W if of_W > 0 else torch.where(squared > 0, torch.inf, 0.0)
         return cls(float(squared / W.numel()), float(relative), float(E.abs().max()))
@@ -187,5 +189,7 @@ def storage(values: Tensor, spec: QuantSpec, name: str = "scale") -> Tensor:
     dtype = DTYPES[spec.dtype]
     stored = values.to(dtype)
     if not stored.isfinite().all():
-        raise QlabError(f"a {name} of {values.abs().max():.3g} does not fit {spec.dtype}: store it as fp32 ({spec}-fp32)")
+        raise QlabError(
+            f"a {name} of {values.abs().max():.3g} does not fit {spec.dtype}: store it as fp32 ({spec}-fp32)"
+        )
     return stored

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qlab.grid import Grid
-from qlab.qtensor import QTensor, by_group, encode, storage
+from qlab.qtensor import QTensor, by_group, dense, encode, storage
 from qlab.spec import QuantSpec
 
 
@@ -90,7 +90,7 @@ def stored(params: Params, spec: QuantSpec) -> Params:
     zero = None if params.zero is None else params.zero.to(torch.uint8)
     scale = _stored_part(params.scale, spec.scale, spec, "scale")
     if spec.rule == "centered":  # one mean for the tensor, always float32
-        return Params(scale, zero, None if params.offset is None else params.offset.float())
+        return Params(scale, zero, dense(params.offset))
     return Params(scale, zero, _stored_part(params.offset, spec.offset, spec, "minimum"))
 
 
@@ -116,7 +116,9 @@ def minmax(W: Tensor, spec: QuantSpec) -> Params:
     return replace(fit(*extremes(W - mean, spec), spec), offset=mean)
 
 
-def round_to_nearest(W: Tensor, spec: QuantSpec, params: Params | None = None, rounding: Tensor | None = None) -> QTensor:
+def round_to_nearest(
+    W: Tensor, spec: QuantSpec, params: Params | None = None, rounding: Tensor | None = None
+) -> QTensor:
     """Store `params` (by default each group's own range) and take the nearest level of every weight.
 
     `rounding` [out, in], in grid units, is added before rounding: what AutoRound learns (arXiv 2309.05516, eq. 3).

@@ -27,7 +27,7 @@ class Registry(Generic[T]):
 
         def add(cls: T) -> T:
             self._classes[name] = cls
-            cls.name = name
+            cls.name = name  # type: ignore[attr-defined]
             return cls
 
         return add

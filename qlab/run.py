@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -96,8 +96,9 @@ def quantize_(model: nn.Module, recipe: Recipe | QuantSpec | str, *, progress: b
     return RunReport(recipe, rows, packed_bytes(model), time.perf_counter() - start)
 
 
-def quantized_copy(model: nn.Module, recipe: Recipe | QuantSpec | str, *, progress: bool = True
-                   ) -> tuple[nn.Module, RunReport]:  # fmt: skip
+def quantized_copy(
+    model: nn.Module, recipe: Recipe | QuantSpec | str, *, progress: bool = True
+) -> tuple[nn.Module, RunReport]:
     """A quantized model that shares every tensor with `model` but the linears it replaces, and its report."""
     shared = {id(p): p for p in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
@@ -116,7 +117,7 @@ def _check_data_free(resolution: Resolution) -> None:
 @torch.no_grad()
 def _quantize_layer(model: nn.Module, plan: LayerPlan) -> LayerReport:
     """Quantize one linear, put its QLinear in place, and say what happened."""
-    linear = model.get_submodule(plan.name)
+    linear = cast(nn.Linear, model.get_submodule(plan.name))
     W = linear.weight.detach()
     if plan.rule.weight is None:
         return LayerReport(plan.name, f"skipped: {plan.rule.skip}", "float", 16.0, 2 * W.numel(), None, 0.0)

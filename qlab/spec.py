@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -33,7 +33,7 @@ ROWS = {"row", "channel", "token"}  # one scale for a whole row: an output chann
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """What is stored for a matrix [out, in]: a grid, groups along `in`, and for each group a scale (and zero or offset).
+    """What is stored for a matrix [out, in]: a grid, groups along `in`, a scale per group (and a zero or offset).
 
     `group_size` None is one group per row. `blocking` "row" cuts rows, "flat" cuts the flattened tensor as bitsandbytes
     does, "tensor" has one group in all. `scale` and `offset` may be specs themselves: a scale on its own grid is what
@@ -52,7 +52,9 @@ class QuantSpec:
         if self.group_size is not None and self.group_size < 1:
             raise QlabError(f"group size {self.group_size} in {self.grid.name}: it must be 1 or more (or `row`)")
         if self.blocking == "tensor" and self.group_size is not None:
-            raise QlabError(f"group size {self.group_size} with one group for the whole tensor: leave out one of the two")
+            raise QlabError(
+                f"group size {self.group_size} with one group for the whole tensor: leave out one of the two"
+            )
         if self.rule not in RULES:
             raise QlabError(f"unknown rule {self.rule!r}: choose one of {', '.join(RULES)}")
         if not self.symmetric and not self.grid.is_integer:
@@ -120,7 +122,7 @@ class QuantSpec:
 
     @classmethod
     def parse(cls, name: str | QuantSpec) -> QuantSpec:
-        """The spec that `name` means; a spec passes through. Unknown parts raise QlabError with what is near."""
+        """The spec that `name` means. Unknown parts raise QlabError with what is near."""
         return name if isinstance(name, QuantSpec) else _parse(name.strip().lower())
 
     def __str__(self) -> str:
@@ -223,4 +225,3 @@ def _print(spec: QuantSpec) -> str:
     if spec.offset:
         parts.append(f"offset({spec.offset})")
     return "-".join(parts)
-

@@ -11,8 +11,8 @@ from qlab.errors import QlabError
 class Stats:
     """Running sums over the inputs `X [tokens, in]` of one linear (or of several that share an input).
 
-    One calibration pass feeds GPTQ (`gram` = XᵀX), AWQ (`mean_abs`) and the importance matrix (`mean_sq`). Sums are kept
-    in float64, so their order does not show; memory is `in²` numbers with the Gram matrix and `2·in` without.
+    One calibration pass feeds GPTQ (`gram` = XᵀX), AWQ (`mean_abs`) and the importance matrix (`mean_sq`). Sums are
+    kept in float64, so their order does not show; memory is `in²` numbers with the Gram matrix and `2·in` without.
     """
 
     def __init__(self, in_features: int, gram: bool = True):

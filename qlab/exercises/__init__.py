@@ -1,4 +1,4 @@
-"""Exercises: a learner's function against an oracle, on random and adversarial inputs, with the first counterexample."""
+"""Exercises: a learner's function against an oracle, on random and adversarial inputs."""
 
 from qlab.exercises.core import Exercise, Verdict, check, exercise
 

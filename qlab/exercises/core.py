@@ -85,7 +85,11 @@ def _difference(got: Any, wanted: Any, tolerance: float) -> str | None:
         return f"a tensor or a number is wanted, got {type(got).__name__}"
     if got.shape != wanted.shape:
         return f"the result has shape {list(got.shape)}, wanted {list(wanted.shape)}"
-    bad = ~((got - wanted).abs() <= tolerance * wanted.abs().amax()) if wanted.numel() else torch.zeros(0, dtype=torch.bool)
+    bad = (
+        ~((got - wanted).abs() <= tolerance * wanted.abs().amax())
+        if wanted.numel()
+        else torch.zeros(0, dtype=torch.bool)
+    )
     bad &= ~((got == wanted) | (got.isnan() & wanted.isnan()))
     if not bad.any():
         return None
@@ -97,7 +101,7 @@ _EXERCISES: dict[str, Exercise] = {}
 
 
 def exercise(name: str, cases: Cases, tolerance: float = 0.0) -> Callable[[Callable], Callable]:
-    """Decorator of an oracle: makes it the exercise `name` ("grids.round_trip": module of qlab.exercises, then name)."""
+    """Decorator of an oracle: makes it the exercise `name` ("grids.round_trip": a module of qlab.exercises, a name)."""
 
     def add(oracle: Callable) -> Callable:
         _EXERCISES[name] = Exercise(name, oracle, cases, tolerance)

@@ -25,7 +25,12 @@ class Method(Protocol):
     needs: frozenset[str]
 
     def steps(
-        self, W: Tensor, spec: QuantSpec, stats: Stats | None = None, plan: LinearPlan | None = None, grain: str = "layer"
+        self,
+        W: Tensor,
+        spec: QuantSpec,
+        stats: Stats | None = None,
+        plan: LinearPlan | None = None,
+        grain: str = "layer",
     ) -> Steps[QTensor]:
         """Quantize `W` [out, in], yielding Steps and returning the QTensor.
 

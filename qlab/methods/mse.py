@@ -10,7 +10,7 @@ from torch import Tensor
 from qlab.methods import register_method
 from qlab.methods.rtn import group_steps
 from qlab.plan import LinearPlan
-from qlab.qtensor import by_group
+from qlab.qtensor import QTensor, by_group
 from qlab.ranges import Params, extremes, fit, round_to_nearest
 from qlab.spec import QuantSpec
 from qlab.stats import Stats
@@ -28,7 +28,12 @@ class MSE:
     needs = frozenset[str]()
 
     def steps(
-        self, W: Tensor, spec: QuantSpec, stats: Stats | None = None, plan: LinearPlan | None = None, grain: str = "layer"
+        self,
+        W: Tensor,
+        spec: QuantSpec,
+        stats: Stats | None = None,
+        plan: LinearPlan | None = None,
+        grain: str = "layer",
     ) -> Steps[QTensor]:
         """One Step per candidate range ("candidate", with the shrink each group holds), then the Steps of RTN."""
         plan = plan or LinearPlan()
@@ -43,7 +48,9 @@ class MSE:
         lo, hi = extremes(W, spec)
         best = torch.full_like(lo, torch.inf)
         shrink = torch.ones_like(lo)
-        plain = replace(spec, scale=None, offset=None)  # candidates keep real scales: their own grid is fitted at the end
+        plain = replace(
+            spec, scale=None, offset=None
+        )  # candidates keep real scales: their own grid is fitted at the end
         candidates = int(self.maxshrink * self.grid)
         for i in range(candidates):
             p = 1 - i / self.grid

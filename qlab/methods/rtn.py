@@ -1,4 +1,4 @@
-"""Round to nearest: each group's own smallest and largest weight set its grid, and every weight takes the nearest level."""
+"""Round to nearest: each group's smallest and largest weight set its grid, every weight takes the nearest level."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ class RTN:
     needs = frozenset[str]()
 
     def steps(
-        self, W: Tensor, spec: QuantSpec, stats: Stats | None = None, plan: LinearPlan | None = None, grain: str = "layer"
+        self,
+        W: Tensor,
+        spec: QuantSpec,
+        stats: Stats | None = None,
+        plan: LinearPlan | None = None,
+        grain: str = "layer",
     ) -> Steps[QTensor]:
         """One Step for the layer, or one per group of columns; error is the squared error of the columns so far."""
         plan = plan or LinearPlan()

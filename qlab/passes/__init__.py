@@ -37,7 +37,7 @@ class Block(Protocol):
 
 @runtime_checkable
 class Pass(Protocol):
-    """AWQ, SmoothQuant, rotations, AutoRound, AffineQuant: what to change in a block so that its linears quantize well."""
+    """AWQ, SmoothQuant, rotations, AutoRound, AffineQuant: what to change in a block so that it quantizes well."""
 
     name: str
 

@@ -1,11 +1,11 @@
 """A recipe is an ordered list of rules; the first whose pattern matches a linear's name decides for it.
 
-    version: 1
-    name: int4 with 8-bit edges
-    rules:
-      - {match: lm_head, skip: the output head keeps its precision}
-      - {match: "re:layers\\.(0|29)\\..*", weight: int8-row-sym}
-      - {match: "*", method: mse, options: {norm: 2.0}, weight: int4-g128-asym, input: int8-token-sym}
+version: 1
+name: int4 with 8-bit edges
+rules:
+  - {match: lm_head, skip: the output head keeps its precision}
+  - {match: "re:layers\\.(0|29)\\..*", weight: int8-row-sym}
+  - {match: "*", method: mse, options: {norm: 2.0}, weight: int4-g128-asym, input: int8-token-sym}
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Rule:
 
 
 def _default(f: dataclasses.Field) -> Any:
-    return f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 
 def _compile(match: str) -> re.Pattern[str]:
@@ -126,18 +126,19 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Ordered rules, the first match wins; a linear that no rule matches is an error, so nothing is skipped in silence."""
+    """Ordered rules, the first match wins; a linear that no rule matches is an error: no silent skips."""
 
     name: str
     rules: tuple[Rule, ...]
 
     @classmethod
-    def of(cls, weight: str | QuantSpec, method: str = "rtn", *, input: str | QuantSpec | None = None, **options: Any
-           ) -> Recipe:  # fmt: skip
+    def of(
+        cls, weight: str | QuantSpec, method: str = "rtn", *, input: str | QuantSpec | None = None, **options: Any
+    ) -> Recipe:
         """The same spec and method for every linear but the output head."""
         spec = QuantSpec.parse(weight)
         head = Rule("lm_head", skip="output head kept in 16 bits")
-        body = Rule("*", spec, input and QuantSpec.parse(input), method, options)
+        body = Rule("*", spec, QuantSpec.parse(input) if input else None, method, options)
         name = str(spec) if method == "rtn" else f"{method} {spec}"
         return cls(name + (f" a:{body.input}" if body.input else ""), (head, body))
 
@@ -169,11 +170,34 @@ class Recipe:
         data = {"version": VERSION, "name": self.name, "rules": [r.to_dict() for r in self.rules]}
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
 
+    @property
+    def title(self) -> str:
+        """What the table is about."""
+        return f"Recipe {self.name}"
+
+    def facts(self) -> dict[str, Any]:
+        """How the table reads."""
+        return {"order": "the first match decides"}
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per rule."""
+        return [
+            {
+                "match": rule.match,
+                "method": "skip" if rule.skip else "+".join([*rule.passes, rule.method]),
+                "weight": rule.skip or str(rule.weight),
+                "input": str(rule.input or "float"),
+            }
+            for rule in self.rules
+        ]
+
     def resolve(self, model: nn.Module) -> Resolution:
         """What each `nn.Linear` of `model` will get; shapes are checked for all of them before any work."""
         linears = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
         if not linears:
-            raise QlabError(f"{type(model).__name__} has no nn.Linear: qlab quantizes the linear layers of decoder models")
+            raise QlabError(
+                f"{type(model).__name__} has no nn.Linear: qlab quantizes the linear layers of decoder models"
+            )
         plans, problems = [], []
         for name, linear in linears:
             try:
