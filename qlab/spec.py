@@ -96,9 +96,8 @@ class QuantSpec:
             raise QlabError(f"{name} has shape {tuple(shape)}: a non-empty matrix [out, in] is needed")
         length = self.lines(shape)[1]
         if self.group_in(length) > length:
-            fits = f"{self.grid.name.lstrip('s')}-row"
-            raise QlabError(f"group size {self.group_size} is larger than the {length} weights in a row of {name}: use a "
-                            f"smaller group, or one per row ({fits}-…)")  # fmt: skip
+            remedy = f"use a smaller group, or one per row ({self.grid.name.lstrip('s')}-row-{self.rule})"
+            raise QlabError(f"group size {self.group_size} is larger than the {length} in a row of {name}: {remedy}")
 
     def size_bits(self, shape: tuple[int, ...]) -> int:
         """Stored bits of a matrix of `shape`: codes, scales, zero points and minima."""

@@ -104,7 +104,7 @@ def test_direct_construction_is_checked_too() -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((16, 64), r"group size 128 is larger than the 64 weights in a row of layers\.0"),
+        ((16, 64), r"group size 128 is larger than the 64 in a row of layers\.0"),
         ((64,), r"layers\.0 has shape \(64,\)"),
         ((0, 64), "non-empty matrix"),
     ],
