@@ -1,9 +1,8 @@
 """How qlab's types show themselves: a small HTML card in Jupyter, plain text in a terminal.
 
 A type of a higher floor needs no import here. It takes part by having `title: str`, `facts() -> dict` for one
-line of totals, and `table() -> list[dict]` for rows (see `Shown`). Keys are written with spaces for underscores;
-a key that ends in `_bytes` is a size. Every number has 4 significant digits, so that a result prints the same
-on every machine.
+line of totals, and `table() -> list[dict]` for rows (see `Shown`). Underscores in keys become spaces; a key
+that ends in `_bytes` is a size. Numbers have 4 significant digits: they print the same everywhere.
 """
 
 import io
@@ -172,8 +171,8 @@ def _stored(spec: QuantSpec) -> Rows:
     return rows
 
 
-# Pictures in the page's own text colour. Labels stand outside the SVG: an untrusted notebook would keep them and
-# drop the drawing.
+# Pictures in the page's own text colour. Labels stand outside the SVG: an untrusted notebook drops the
+# drawing and keeps its words.
 
 
 @singledispatch
@@ -211,8 +210,7 @@ def _bars(bars: Iterable[tuple[float, float, float]], caption: str) -> str:
     """Bars (left, width, height 0…1) over a base line, with a caption."""
     width, high = PICTURE
     rects = "".join(
-        f'<rect x="{x:.4g}" y="{high * (1 - h):.4g}" width="{w:.4g}" height="{high * h:.4g}"/>'
-        for x, w, h in bars
+        f'<rect x="{x:.4g}" y="{high * (1 - h):.4g}" width="{w:.4g}" height="{high * h:.4g}"/>' for x, w, h in bars
     )
     base = f'<rect y="{high}" width="{width}" height="1" fill-opacity=".5"/>'
     style = 'style="display:block;margin-top:.4em" fill="currentColor"'
@@ -236,6 +234,7 @@ def number(value: float) -> str:
 
 def size(count: float) -> str:
     """Bytes in decimal units: 3895000000 is 3.895 GB."""
+    count = float(f"{count:.4g}")  # rounded first: 999,999 bytes are 1 MB, not 1000 kB
     power = min(int(math.log10(abs(count)) // 3), 4) if abs(count) >= 1 else 0
     return f"{number(count / 1000**power)} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 

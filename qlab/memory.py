@@ -22,9 +22,7 @@ def weights_bytes(params: float, bits_per_weight: float) -> float:
     return params * bits_per_weight / 8
 
 
-def kv_bytes(
-    layers: int, kv_heads: int, head_dim: int, tokens: int, batch: int = 1, bits: float = 16
-) -> float:
+def kv_bytes(layers: int, kv_heads: int, head_dim: int, tokens: int, batch: int = 1, bits: float = 16) -> float:
     """Bytes of the KV cache: one key and one value of `head_dim` numbers per layer, KV head and token."""
     return weights_bytes(2 * layers * kv_heads * head_dim * tokens * batch, bits)
 
@@ -107,8 +105,8 @@ def estimate(
     """Memory of a causal language model, exact in its parameters, from a transformers config alone.
 
     `spec` quantizes every linear layer and fused expert; embeddings and the head stay 16-bit (None: all do).
-    `kv_bits` are those of one cached number. Of a multimodal config the text decoder is counted. QlabError for
-    a config that is no causal language model's, and for a spec that does not fit its shapes.
+    `kv_bits` are those of one cached number. Of a multimodal config the text decoder is counted. QlabError
+    for a config that is no causal language model's, and for a spec that does not fit its shapes.
     """
     if min(context, batch, kv_bits) <= 0:
         raise QlabError(f"context {context}, batch {batch}, kv_bits {kv_bits}: each must be positive")
@@ -199,9 +197,7 @@ def _kv_heads(layer: Any) -> tuple[int, int]:
     """KV heads of a layer and their size, with the defaults of configs that leave them out."""
     heads = getattr(layer, "num_attention_heads", None)
     if not heads:
-        raise QlabError(
-            f"{layer.model_type} has no attention heads and so no KV cache: give a transformer's config"
-        )
+        raise QlabError(f"{layer.model_type} has no attention heads and so no KV cache: give a transformer's config")
     size = getattr(layer, "head_dim", None) or layer.hidden_size // heads
     return getattr(layer, "num_key_value_heads", None) or heads, size
 

@@ -76,7 +76,7 @@ def rate_distortion(
 ) -> go.Figure:
     """`distortion` (rel_mse, kl_mean; snr_db is turned over) against true bits per weight, one point per row.
 
-    Rows of one `family` are joined. For rel_mse and snr_db the dotted line is the Gaussian bound, D(R) = 2^(−2R)
+    Rows of one `family` are joined. For rel_mse and snr_db the dotted line is the Gaussian bound 2^(−2R)
     (Cover and Thomas, 2nd edition, theorem 10.3.2), which no code beats on Gaussian weights; for other
     distortions it shows only the slope.
     """
@@ -85,14 +85,8 @@ def rate_distortion(
     families = list(dict.fromkeys(point["family"] for point in points))
     traces = [_family(points, name, i) for i, name in enumerate(families)]
     bound = _bound(points, absolute=distortion in ("rel_mse", "snr_db"))
-    label = (
-        METRICS["rel_mse"].label
-        if distortion == "snr_db"
-        else METRICS.get(distortion, Metric(distortion)).label
-    )
-    fig = figure(
-        *traces, bound, title=title, x="bits per weight, metadata included", y=label, caption=caption
-    )
+    label = METRICS["rel_mse"].label if distortion == "snr_db" else METRICS.get(distortion, Metric(distortion)).label
+    fig = figure(*traces, bound, title=title, x="bits per weight, metadata included", y=label, caption=caption)
     values = [point["distortion"] for point in points]
     room = np.log10([min(values) / 4, max(values) * 4])  # for the labels, and a bit of rate
     return fig.update_yaxes(type="log", exponentformat="power", dtick=1, range=rounded(room))
@@ -106,9 +100,7 @@ def _point(row: Row, distortion: str) -> dict[str, Any]:
 def _family(points: Sequence[Row], family: str, index: int) -> go.Scatter:
     """The points of one family from low to high rate; each family has its own colour, symbol and dash."""
     own = [p for p in points if p["family"] == family]
-    sides = {
-        id(p): ("top right", "bottom left")[i % 2] for i, p in enumerate(points)
-    }  # neighbours label apart
+    sides = {id(p): ("top right", "bottom left")[i % 2] for i, p in enumerate(points)}  # neighbours label apart
     return go.Scatter(
         name=family,
         x=rounded([p["bits_per_weight"] for p in own]),
@@ -139,7 +131,7 @@ def perplexity_protocols(
     rows: Sequence[Row],
     *,
     title: str = "One model, several perplexities",
-    caption: str = "The weights are the same in every row, only the measuring differs. Bars are 95% intervals.",
+    caption: str = "The weights are the same in every row, only measuring differs. Bars are 95% intervals.",
 ) -> go.Figure:
     """Perplexity with its interval for each protocol: rows have `name`, `perplexity` and `perplexity_se`."""
     dots = _dots(rows, "perplexity", "perplexity_se", BLUE, "perplexity", 2)
@@ -150,7 +142,7 @@ def paired_errors(
     rows: Sequence[Row],
     *,
     title: str = "Is the difference real?",
-    caption: str = "An interval that misses the line at 1 shows a real difference. Pairing on the same tokens "
+    caption: str = "An interval that misses the line at 1 shows a real difference. Pairing on equal tokens "
     "removes what both models find hard, and most of the width.",
 ) -> go.Figure:
     """Perplexity ratio to the reference with its paired 95% interval, and the unpaired one if known.
@@ -191,9 +183,7 @@ def _interval(rows: Sequence[Row], error: str | None) -> dict[str, Any]:
 def _column(rows: Sequence[Row], key: str) -> list[Any]:
     for row in rows:
         if key not in row:
-            raise QlabError(
-                f"row {row.get('name', rows.index(row))!r} has no {key!r}: it has {', '.join(row)}"
-            )
+            raise QlabError(f"row {row.get('name', rows.index(row))!r} has no {key!r}: it has {', '.join(row)}")
     return [row[key] for row in rows]
 
 
@@ -203,4 +193,4 @@ def _height(rows: Sequence[Row]) -> int:
 
 def _listed(fig: go.Figure) -> go.Figure:
     """The first row on top, names without a grid between them."""
-    return fig.update_yaxes(autorange="reversed", showgrid=False, type="category", ticks="")
+    return fig.update_yaxes(autorange="reversed", showgrid=False, type="category", ticks="", ticklabelstandoff=6)

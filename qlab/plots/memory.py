@@ -30,14 +30,12 @@ def memory_stack(
     height = 200 + 40 * max(len(estimates), 2)
     fig = figure(*traces, title=title, x="memory (GB)", caption=caption, height=height)
     # device names stand above the plot, so the legend goes below
-    fig.update_layout(
-        barmode="stack", legend={"traceorder": "normal", "y": -60 / (height - 160), "yanchor": "top"}
-    )
+    fig.update_layout(barmode="stack", legend={"traceorder": "normal", "y": -60 / (height - 160), "yanchor": "top"})
     for name, gib in (devices or {}).items():
         line = {"color": GREY, "dash": "dash", "width": 1.5}
         label = {"text": name, "font": {"size": 12}, "y": 1, "yanchor": "bottom", "xanchor": "center"}
         fig.add_vline(x=rounded(gib * GIB), line=line, annotation=label)
-    return fig.update_yaxes(autorange="reversed", showgrid=False, type="category", ticks="")
+    return fig.update_yaxes(autorange="reversed", showgrid=False, type="category", ticks="", ticklabelstandoff=6)
 
 
 def _part(estimates: Mapping[str, MemoryEstimate], key: str) -> go.Bar:

@@ -55,7 +55,8 @@ _AXIS = {
     "ticks": "outside",
     "tickcolor": GRID,
     "automargin": True,
-    "title": {"standoff": 10},
+    "title": {"standoff": 10, "font": {"size": 13}},
+    "tickfont": {"size": 12},
 }
 _LAYOUT = {
     "paper_bgcolor": "rgba(0, 0, 0, 0)",
@@ -103,9 +104,7 @@ def figure(*traces: Any, **labels: Any) -> go.Figure:
     return finish(go.Figure(data=traces), **labels)
 
 
-def finish(
-    fig: go.Figure, title: str, x: str = "", y: str = "", caption: str = "", height: int = HEIGHT
-) -> go.Figure:
+def finish(fig: go.Figure, title: str, x: str = "", y: str = "", caption: str = "", height: int = HEIGHT) -> go.Figure:
     """`fig` with the theme, its title, axis labels, and a caption under the title that says what to see."""
     lines = textwrap.wrap(caption, CAPTION_WIDTH)
     legend = 24 if sum(trace.showlegend is not False and bool(trace.name) for trace in fig.data) > 1 else 0

@@ -47,16 +47,12 @@ def histogram(
     highest = max(float(s.max()) for s in shares.values())
     # on a logarithmic axis the lowest thing seen is a single weight of the largest array
     lowest = 0.5 / max(a.size for a in arrays.values()) if log else 0.0
-    traces = [
-        _outline(name, edges, s, cycle(SERIES, i), lowest) for i, (name, s) in enumerate(shares.items())
-    ]
+    traces = [_outline(name, edges, s, cycle(SERIES, i), lowest) for i, (name, s) in enumerate(shares.items())]
     if levels is not None:
         traces.append(_level_lines(as_array(levels).ravel(), lowest, highest))
     fig = figure(*traces, title=title, x=x, y="share of weights per bin", caption=caption)
     if log:
-        fig.update_yaxes(
-            type="log", range=rounded(np.log10([lowest, highest * 1.3])), dtick=1, exponentformat="power"
-        )
+        fig.update_yaxes(type="log", range=rounded(np.log10([lowest, highest * 1.3])), dtick=1, exponentformat="power")
     return fig
 
 
@@ -129,9 +125,7 @@ def _steps(levels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     return x, np.repeat(levels, 2)
 
 
-def _add_line(
-    fig: go.Figure, row: int, name: str, x: NDArray[np.float64], y: NDArray[np.float64], colour: str
-) -> None:
+def _add_line(fig: go.Figure, row: int, name: str, x: NDArray[np.float64], y: NDArray[np.float64], colour: str) -> None:
     line = {"color": colour, "width": 2}
     # the corners of a difference carry rounding noise far below the step; a grid has at most 256 levels
     y = np.where(np.abs(y) < np.ptp(x) * np.finfo(np.float32).eps, 0.0, y)
@@ -167,9 +161,7 @@ def heatmap(
         **colours,
     )
     if blocks != (1, 1):
-        caption = (
-            f"{caption} Each cell is the largest magnitude of {blocks[0]} × {blocks[1]} entries.".strip()
-        )
+        caption = f"{caption} Each cell is the largest magnitude of {blocks[0]} × {blocks[1]} entries.".strip()
     fig = figure(trace, title=title, x=x, y=y, caption=caption, height=HEIGHT + 60)
     fig.update_xaxes(showgrid=False, zeroline=False)
     return fig.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
