@@ -1,4 +1,4 @@
-"""Build the book: `python book/build.py` writes book/_build/html, strictly and able to stand without a network."""
+"""Build the book: `python book/build.py` writes book/_build/html, strictly, to be read without a network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+
+import plotly
 
 BOOK = Path(__file__).resolve().parent
 HTML = BOOK / "_build" / "html"
@@ -32,8 +34,6 @@ NPM_FILES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 def python_files() -> dict[str, Path]:
     """Vendor path -> the browser file that an installed Python package carries."""
-    import plotly  # imported here: `--help` of Sphinx and the stamp need no plotly
-
     return {
         "plotly.min.js": Path(plotly.__file__).parent / "package_data" / "plotly.min.js",
         "widgets/anywidget.js": Path(sys.prefix) / "share/jupyter/nbextensions/anywidget/index.js",
@@ -51,10 +51,10 @@ def npm_install() -> None:
     """Install exactly what package-lock.json pins into book/node_modules; no package's scripts run."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        fail("node and npm were not found on PATH; install Node 18 or newer, then build again")
+        raise SystemExit("book: node and npm were not found on PATH; install Node 18 or newer")
     result = subprocess.run([npm, "ci", "--ignore-scripts"], cwd=BOOK, capture_output=True, text=True)
     if result.returncode:
-        fail(f"npm ci failed in {BOOK}; npm said:\n{result.stderr.strip()}")
+        raise SystemExit(f"book: npm ci failed in {BOOK}; npm said:\n{result.stderr.strip()}")
 
 
 def copy_tree(source: Path, patterns: tuple[str, ...], target: Path) -> None:
@@ -62,7 +62,7 @@ def copy_tree(source: Path, patterns: tuple[str, ...], target: Path) -> None:
     for pattern in patterns:
         matches = [path for path in source.glob(pattern) if path.is_file()]
         if not matches:
-            fail(f"nothing matches {pattern} in {source}; run npm ci in {BOOK} and build again")
+            raise SystemExit(f"book: nothing matches {pattern} in {source}; run npm ci in {BOOK}")
         for path in matches:
             copy(path, target / path.relative_to(source))
 
@@ -70,7 +70,7 @@ def copy_tree(source: Path, patterns: tuple[str, ...], target: Path) -> None:
 def copy(source: Path, target: Path) -> None:
     """Copy one file, making its folder."""
     if not source.is_file():
-        fail(f"{source} is missing; reinstall the package it belongs to")
+        raise SystemExit(f"book: {source} is missing; reinstall the package it belongs to")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
 
@@ -99,12 +99,7 @@ def sphinx() -> None:
     if result.returncode:
         # Sphinx repeats a warning only for pages it reads again: a kept cache would pass next time.
         shutil.rmtree(DOCTREES, ignore_errors=True)
-        fail("Sphinx reported the warnings above; each names its page")
-
-
-def fail(message: str) -> None:
-    """Stop with one readable message and exit code 1."""
-    raise SystemExit(f"book: {message}")
+        raise SystemExit("book: Sphinx reported the warnings above; each names its page")
 
 
 if __name__ == "__main__":

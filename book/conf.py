@@ -5,7 +5,7 @@ REPOSITORY = ""
 
 project = "qlab"
 author = "the qlab authors"
-copyright = f"2026, {author}"  # noqa: A001 (Sphinx's name)
+copyright = f"2026, {author}"
 
 extensions = ["sphinx_external_toc", "myst_nb", "sphinxcontrib.bibtex"]
 external_toc_path = "_toc.yml"
@@ -35,10 +35,12 @@ html_css_files = ["qlab.css"]
 html_last_updated_fmt = None
 html_show_sourcelink = True
 pygments_style = "friendly"
+html_context = {"default_mode": "auto"}  # the reader's system decides, until the reader does
 html_theme_options = {
     "logo": {"text": "qlab", "alt_text": "qlab: the staircase of a 3-bit grid"},
     "home_page_in_toc": True,
     "show_toc_level": 2,
+    "navbar_persistent": [],  # the search field stands in the sidebar already
     "pygments_light_style": "tango",
     "pygments_dark_style": "github-dark",
     "use_download_button": True,

@@ -21,7 +21,7 @@ CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-b
 class Quiet(SimpleHTTPRequestHandler):
     """Serves files and keeps the log to itself."""
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
+    def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
 
 
@@ -36,8 +36,8 @@ def served(folder: Path) -> Iterator[str]:
 
 def page_names(html: Path) -> list[str]:
     """Every page of the book but the search form and the index, as paths relative to `html`."""
-    pages = (path.relative_to(html).as_posix() for path in html.rglob("*.html") if "_static" not in path.parts)
-    return sorted(name for name in pages if name not in {"search.html", "genindex.html"})
+    pages = {path.relative_to(html) for path in html.rglob("*.html") if "_static" not in path.parts}
+    return sorted(path.as_posix() for path in pages - {Path("search.html"), Path("genindex.html")})
 
 
 def draw_everything(page: Page) -> None:
@@ -69,10 +69,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the pictures go; made if missing")
     parser.add_argument("--html", type=Path, default=HTML, help="the built book (default: %(default)s)")
-    parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser (default: the one on PATH)")
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="default: the one on PATH")
     options = parser.parse_args()
     if options.chromium is None:
-        raise SystemExit("shots: no chromium on PATH; install it (Debian: apt-get install chromium) or name it with --chromium")
+        raise SystemExit("shots: no chromium on PATH; install it, or name it with --chromium")
     if not options.html.is_dir():
         raise SystemExit(f"shots: {options.html} is missing; build the book first: python book/build.py")
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -13,14 +13,16 @@
       document.head.append(script);
     }));
 
-  // The figure's own template in the page's colours: templates reach every axis, and never a figure's own choice.
+  // The figure's own template in the page's font and colours: a template reaches every axis, and gives way to
+  // whatever the figure chose for itself.
   function themed(template = {}) {
-    const style = getComputedStyle(document.documentElement);
-    const [text, line] = ["--pst-color-text-base", "--qlab-hairline"].map((name) => style.getPropertyValue(name).trim());
+    const page = getComputedStyle(document.body);
     const own = template.layout ?? {};
-    const axis = (name) => ({ ...own[name], gridcolor: line, zerolinecolor: line, linecolor: line });
-    const layout = { ...own, font: { ...own.font, color: text }, xaxis: axis("xaxis"), yaxis: axis("yaxis") };
-    return { ...template, layout: { ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" } };
+    const font = { ...own.font, family: page.fontFamily, color: page.getPropertyValue("--pst-color-text-base").trim() };
+    const line = page.getPropertyValue("--qlab-hairline").trim();
+    const axis = (name) => ({ ...own[name], gridcolor: line, zerolinecolor: line });
+    const clear = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
+    return { ...template, layout: { ...own, ...clear, font, xaxis: axis("xaxis"), yaxis: axis("yaxis") } };
   }
 
   async function draw(holder) {
