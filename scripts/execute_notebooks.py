@@ -1,7 +1,7 @@
 """Run notebooks in place and keep what is stable: `python scripts/execute_notebooks.py notebooks/01_*.ipynb`.
 
-Outputs and the state of widgets are stored, as the book shows them without a kernel; what differs from run to run is not
-(timestamps, the kernel's version, random widget ids). A notebook that fails is left as it was.
+Outputs and the state of widgets are stored, as the book shows them without a kernel; what differs from run to run
+(timestamps, the version of the kernel, random ids of widgets) is not. A notebook that fails is left as it was.
 """
 
 from __future__ import annotations

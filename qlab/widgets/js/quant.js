@@ -20,7 +20,7 @@ export function asymmetric(lo, hi, bits) {
   return { scale, zero: roundHalfEven(-lo / scale) };
 }
 
-/** Scale and zero of the rule `sym`: max|w| sits at (2^bits − 1)/2 steps; qlab.ranges._sym. */
+/** Scale and zero of the rule `sym`: max|w| sits at (2^bits − 1)/2 steps, bits ≥ 2; qlab.ranges._sym. */
 export function symmetric(lo, hi, bits) {
   const absmax = Math.max(Math.abs(lo), Math.abs(hi)) || 1;
   return { scale: absmax / ((2 ** bits - 1) / 2), zero: 2 ** (bits - 1) };
