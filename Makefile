@@ -1,0 +1,50 @@
+# qlab: each target first sets up what it needs (seconds when nothing changed). `make` alone lists the targets.
+
+BIN := .venv/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+PYTEST := OMP_NUM_THREADS=1 QLAB_PROGRESS=0 $(BIN)/python -m pytest -q
+PARALLEL := -n 2 --dist loadfile
+
+.PHONY: help setup lab test lint book bench demo clean
+.DEFAULT_GOAL := help
+
+help: ## list what can be made
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
+
+setup: ## create .venv: PyTorch, qlab with its compiled kernels, the reference model and the texts
+	@test -n "$(PYTHON)" || { echo "setup: no python3 on PATH; install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) scripts/setup.py
+
+lab: setup ## open JupyterLab on lesson 00 (prints the address where there is no display)
+	@$(BIN)/python scripts/lab.py
+
+test: setup ## check style, types and floors, run every test and lesson, build the book and open it in a browser
+	@echo "== 1/5 style, types, floors"
+	@$(MAKE) --no-print-directory lint
+	@echo "== 2/5 unit and property tests"
+	@$(PYTEST) $(PARALLEL) -m "not browser" tests
+	@echo "== 3/5 lessons, output by output"
+	@$(PYTEST) $(PARALLEL) --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
+	@echo "== 4/5 book"
+	@$(BIN)/python book/build.py
+	@echo "== 5/5 browser tests"
+	@$(PYTEST) -m browser tests
+	@echo "== all passed"
+
+lint: setup ## style, types and floors only
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+book: setup ## write book/_build/html (needs Node)
+	@$(BIN)/python book/build.py
+
+bench: setup ## this machine's read ceiling, and the speed of each operation beside a plain copy
+	@$(BIN)/python -m qlab.bench
+
+demo: setup ## the main job without a notebook: four recipes on the reference model, as a table
+	@$(BIN)/qlab compare reference --specs int8-g128-asym,int4-g32-asym,int4-g128-asym,int3-g128-asym --tokens 4096
+
+clean: ## remove what was built, and .venv (the model cache stays)
+	rm -rf .venv build dist book/_build book/_static/vendor book/node_modules
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

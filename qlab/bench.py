@@ -1,0 +1,165 @@
+"""Speed: first the machine's own ceiling, then each operation beside a copy of the same bytes, in turns.
+
+Absolute times are noise on a shared machine, so what counts is the ratio to the copy that ran just before. Inputs
+rotate over more memory than a cache holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qlab.bits import pack_bits, unpack_bits
+from qlab.errors import QlabError
+from qlab.kernels import cpu
+from qlab.methods import quantize
+
+ROTATE = 64 * 2**20  # bytes; twice the last-level cache of the machines we measure on
+CEILING = 4 * ROTATE  # one read of this lasts long enough to hide the start of the threads
+SPEC = "int4-g128-asym"
+BITS = 4
+SHAPE = (1024, 4096)  # [out, in], 16 MiB in float32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation: GB/s over `nbytes`, and the same as a ratio to copying them (no ratio for the ceiling itself).
+
+    p10 is the 10th percentile of the speeds: nine runs of ten were faster.
+    """
+
+    name: str
+    threads: int
+    nbytes: int
+    gb_per_s: float
+    gb_per_s_p10: float
+    ratio: float | None = None
+    ratio_p10: float | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Something to time: `run` takes one of `inputs`; `nbytes` is what it reads as weights, or writes as such."""
+
+    name: str
+    nbytes: int
+    run: Callable[[Any], object]
+    inputs: Sequence[Any]
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """How long one call takes."""
+    start = perf_counter()
+    run()
+    return perf_counter() - start
+
+
+def threads_available() -> int:
+    """Processors this process may use, which a container can make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ceiling(rounds: int) -> list[Row]:
+    """Read bandwidth at one and at all threads, in turns."""
+    buffer = np.ones(CEILING, dtype=np.uint8)
+    counts = sorted({1, threads_available()})
+    times = [[seconds(lambda n=n: cpu.read_sum(buffer, n)) for n in counts] for _ in range(rounds)]  # type: ignore[misc]
+    speeds = buffer.nbytes / np.array(times).T / 1e9  # [counts, rounds]
+    return [Row("read", n, CEILING, *middle_and_low(s)) for n, s in zip(counts, speeds, strict=True)]
+
+
+def middle_and_low(values: np.ndarray) -> tuple[float, float]:
+    """Median and 10th percentile."""
+    return float(np.median(values)), float(np.percentile(values, 10))
+
+
+def rotated(make: Callable[[], Tensor]) -> list[Tensor]:
+    """As many fresh tensors as it takes to fill ROTATE bytes."""
+    first = make()
+    return [first, *(make() for _ in range(math.ceil(ROTATE / first.nbytes) - 1))]
+
+
+def operations(shape: tuple[int, int]) -> Iterator[Operation]:
+    """What the road does to every weight of a model: quantize, pack, unpack, dequantize."""
+    generator = torch.Generator().manual_seed(0)
+    Ws = rotated(lambda: torch.randn(shape, generator=generator))
+    codes = rotated(lambda: torch.randint(2**BITS, shape, dtype=torch.uint8, generator=generator))
+    qtensors = [quantize(W, SPEC) for W in Ws * 4]  # a code weighs a quarter of a float32
+    words = rotated(pack_bits(codes[0], BITS).clone)
+    yield Operation(f"quantize {SPEC}", Ws[0].nbytes, lambda W: quantize(W, SPEC), Ws)
+    yield Operation("dequantize", Ws[0].nbytes, lambda q: q.dequantize(), qtensors)
+    yield Operation(f"pack_bits {BITS}", codes[0].nbytes, lambda c: pack_bits(c, BITS), codes)
+    yield Operation(f"unpack_bits {BITS}", codes[0].nbytes, lambda w: unpack_bits(w, BITS, shape[1]), words)
+
+
+def beside_copy(operation: Operation, rounds: int) -> Row:
+    """Time `operation` and a copy of as many bytes, in turns: copy, operation, copy, operation …"""
+    sources = cycle(rotated(lambda: torch.ones(operation.nbytes, dtype=torch.uint8)))
+    target = torch.empty(operation.nbytes, dtype=torch.uint8)
+    inputs = cycle(operation.inputs)
+    operation.run(next(inputs))  # the first call allocates
+    times = [
+        (seconds(lambda: target.copy_(next(sources))), seconds(lambda: operation.run(next(inputs))))
+        for _ in range(rounds)
+    ]
+    copy, own = np.array(times).T
+    speeds = middle_and_low(operation.nbytes / own / 1e9)
+    return Row(operation.name, torch.get_num_threads(), operation.nbytes, *speeds, *middle_and_low(copy / own))
+
+
+def run(rounds: int = 20, shape: tuple[int, int] = SHAPE) -> list[dict[str, Any]]:
+    """All rows, the ceiling first; each timed `rounds` times on weights of `shape` [out, in]."""
+    if rounds < 1:
+        raise QlabError(f"rounds is {rounds}: a benchmark needs at least 1")
+    rows = [*ceiling(rounds), *(beside_copy(operation, rounds) for operation in operations(shape))]
+    return [asdict(row) for row in rows]
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures were taken."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "features": cpu.features(),
+        "threads": threads_available(),
+        "torch": torch.__version__,
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row as text."""
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:8.3f} {row['ratio_p10']:8.3f}"
+    return f"{row['name']:<24}{row['threads']:>7} {row['gb_per_s']:9.2f} {row['gb_per_s_p10']:9.2f} {ratio}".rstrip()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table, or with --json one object with the rows under `rows`."""
+    parser = argparse.ArgumentParser(prog="qlab.bench", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=20, help="timings per row (default 20)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(argv)
+    try:
+        rows = run(options.rounds)
+    except QlabError as error:
+        parser.error(str(error))  # exit code 2
+    if options.json:
+        print(json.dumps({"machine": machine(), "rows": rows}))
+        return
+    print(", ".join(machine()["features"]), f"· torch {torch.__version__}")
+    print(f"{'':<24}{'threads':>7} {'GB/s':>9} {'p10':>9} {'× copy':>8} {'p10':>8}")
+    print(*map(line, rows), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
