@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from docutils import nodes
 
@@ -15,7 +15,7 @@ DEFAULT_HEIGHT = 450  # plotly's own default, px
 
 
 def figure_html(figure: dict[str, Any]) -> str:
-    """The holder that book/_static/qlab-book.js draws into: full height at once, so that nothing jumps later."""
+    """The holder that book/_static/qlab-book.js draws into, at full height, so that nothing jumps later."""
     height = figure.get("layout", {}).get("height", DEFAULT_HEIGHT)
     # A figure's text may contain "</script>", which would end the tag that carries it.
     body = json.dumps(figure, separators=(",", ":")).replace("</", "<\\/")
@@ -26,7 +26,7 @@ def figure_html(figure: dict[str, Any]) -> str:
 class PlotlyMime:
     """Turns a committed plotly output into HTML; leaves every other output to myst-nb."""
 
-    mime_priority_overrides = [("html", MIME, 1)]
+    mime_priority_overrides: ClassVar = [("html", MIME, 1)]
 
     @staticmethod
     def handle_mime(renderer: object, data: MimeData, inline: bool) -> list[nodes.Element] | None:
