@@ -92,7 +92,8 @@ class Grid:
     def decode(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Levels of `codes`, in the shape of `codes`."""
         if self.is_integer:
-            return codes.to(dtype) + self.levels[0]
+            levels = codes.to(dtype)
+            return levels.add_(self.levels[0]) if self.levels[0] else levels
         return self.table.to(dtype)[codes.long()]
 
     def rounded(self, rounding: str) -> Grid:
