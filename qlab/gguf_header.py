@@ -66,8 +66,8 @@ class _Cursor:
         if (version := self.scalar("I")) not in (2, 3):
             raise ValueError(f"version {version} is not 2 or 3")
         tensors, keys = self.scalar("Q"), self.scalar("Q")
-        metadata = dict((self.string(), self.value()) for _ in range(self.bounded(keys)))
-        infos = dict((self.string(), self.tensor()) for _ in range(self.bounded(tensors)))
+        metadata = {self.string(): self.value() for _ in range(self.bounded(keys))}
+        infos = {self.string(): self.tensor() for _ in range(self.bounded(tensors))}
         self.check_data(infos, metadata.get("general.alignment", _DEFAULT_ALIGNMENT))
         return GGUFHeader(metadata, infos)
 

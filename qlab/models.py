@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from httpx import HTTPError
@@ -45,8 +45,8 @@ def load(
     """
     name = str(name_or_path)
     model, tokenizer = _open(name, dtype)
-    model.eval().requires_grad_(False)
-    return LoadedModel(model.to(device), tokenizer, name)
+    frozen = torch.nn.Module.to(model.eval().requires_grad_(False), device)
+    return LoadedModel(frozen, tokenizer, name)
 
 
 def load_config(name_or_path: str | Path) -> Any:
@@ -106,12 +106,19 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any
     _check_weights(folder)
     try:
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            # Mismatched sizes are let through here to be named by _check_complete.
+            opened = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
         raise QlabError(f"transformers cannot load {folder}: {_first_line(error)}; check its files") from error
+    model, info = cast(tuple[PreTrainedModel, dict[str, Any]], opened)
     _check_complete(info, folder)
     return model, tokenizer
 
@@ -171,11 +178,13 @@ def _no_weights(folder: Path) -> QlabError:
 
 
 def _check_complete(info: dict[str, Any], folder: Path) -> None:
-    # transformers fills missing weights with random numbers and only mentions it.
-    wrong = sorted(info["missing_keys"]) or sorted(str(entry) for entry in info["mismatched_keys"])
-    if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise QlabError(f"incomplete checkpoint: {folder} lacks {wrong[0]}{more}; copy or download it again")
+    # transformers fills such weights with random numbers and only mentions it.
+    if missing := sorted(info["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise QlabError(f"incomplete checkpoint: {folder} lacks {missing[0]}{more}; copy or download it again")
+    for name, stored, expected in sorted(info["mismatched_keys"]):
+        shapes = f"{tuple(stored)} where its config.json says {tuple(expected)}"
+        raise QlabError(f"checkpoint and config disagree: {folder}: {name} is {shapes}; copy both from one model")
 
 
 def _first_line(error: Exception) -> str:

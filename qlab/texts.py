@@ -22,11 +22,11 @@ _CC_BY = "CC-BY 2.5, Open Knowledge Foundation"
 
 # britannica: scan and page markers, marginal headings, running heads and an advertisement of the OCR program.
 _MARKER = re.compile(
-    r"^(#.*|p\.\d+:\d *|\[[^\]^\n]*\]+ *|[^\w\n]*\w* ?\w*EARE [\d ]+|spmsmart .*|[^\w\n]*)$", re.MULTILINE
+    r"^(#.*|p\.\d+:\d.*|\[[^\]^\n]*\]+ *|[^\w\n]*\w* ?\w*EARE [\d ]+|.*http:.*|[^\w\n]*)$", re.MULTILINE
 )
-_PAGE_BREAK = re.compile(r"\s*^### END.*?(?:^p\.\d+:\d *$|(?=^[^#\s]))\s*", re.MULTILINE | re.DOTALL)
+_PAGE_BREAK = re.compile(r"\s*^### END.*?(?:^p\.\d+:\d[^\n]*$|(?=^[^#\s]))\s*", re.MULTILINE | re.DOTALL)
 _FOOTNOTE = re.compile(r"^\[\^\d+\]:.*?(?=\n\s*\n|\Z)|\[\^\d+\]", re.MULTILINE | re.DOTALL)
-_EMPHASIS = re.compile(r"\*([^*\n]{1,80})\*")
+_EMPHASIS = re.compile(r"(?<!\\)\*([^*\n]{1,80})(?<!\\)\*")
 _ESCAPED = re.compile(r"\\([.#*_\[\]])")
 _HYPHENATED = re.compile(r"(?<=[a-z])-\n(?=[a-z])")
 # pydoc: the line of signs under a heading.
@@ -69,8 +69,7 @@ def clean_britannica(raw: str) -> str:
     """Article text alone: no markers, footnotes or markup, sentences whole across pages, from `SKIPPED` on."""
     text = _PAGE_BREAK.sub(_join_pages, _FOOTNOTE.sub("", raw))
     text = _HYPHENATED.sub("", _MARKER.sub("", text))
-    text = unwrap(_ESCAPED.sub(r"\1", text))
-    text = _EMPHASIS.sub(r"\1", text)
+    text = _ESCAPED.sub(r"\1", _EMPHASIS.sub(r"\1", unwrap(text)))
     return text[text.find("\n\n", SKIPPED) + 2 :]
 
 
