@@ -1,6 +1,6 @@
 """The user's cache: folders that appear whole or not at all, checked against their checksums at every load.
 
-Hashing the reference model (269 MB) costs less than half a second, so nothing is skipped.
+Hashing the reference model (269 MB) costs about half a second, so nothing is skipped.
 """
 
 from __future__ import annotations

@@ -99,8 +99,11 @@ BROKEN = {
         r"to open its GGUF give the file: .*m.gguf",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "transformers cannot load .*: .*check its files"),
-    "wrong width": (lambda f: edit_config(f, intermediate_size=24), r"disagree: .*: model\.layers\.0\.mlp\.down_proj\.weight is \(8, 16\) where .* \(8, 24\)"),
-}  # fmt: skip
+    "wrong width": (
+        lambda f: edit_config(f, intermediate_size=24),
+        r"disagree: .*: model\.layers\.0\.mlp\.down_proj\.weight is \(8, 16\) where .* \(8, 24\)",
+    ),
+}
 
 
 @pytest.mark.parametrize(("break_it", "message"), BROKEN.values(), ids=BROKEN)
