@@ -13,22 +13,24 @@ from typing import Any
 
 from qlab.errors import QlabError
 
-RECORDS = Path(__file__).resolve().parents[1] / "data" / "records"
+_HERE = Path(__file__).resolve()
+FOLDERS = (_HERE.parent / "data" / "records", _HERE.parents[1] / "data" / "records")
+"""Where records may lie: inside an installed package, or in a checkout, which is where new ones are written."""
 
 
 def load_record(name: str) -> dict[str, Any]:
     """The record data/records/<name>.json: its measurements, and under "made" its command, date and hardware."""
-    file = RECORDS / f"{name}.json"
-    if not file.is_file():
-        known = ", ".join(sorted(f.stem for f in RECORDS.glob("*.json"))) or "none"
-        raise QlabError(f"no record {name!r} under {RECORDS.parent.name}/{RECORDS.name}: known are {known}")
-    return json.loads(file.read_text())
+    files = {file.stem: file for folder in FOLDERS for file in sorted(folder.glob("*.json"))}
+    if name not in files:
+        raise QlabError(f"no record {name!r} in data/records: use one of {', '.join(files) or 'none'}")
+    return json.loads(files[name].read_text())
 
 
 def save_record(name: str, record: dict[str, Any]) -> Path:
     """Write the record, replacing the old one in one step; lists of numbers stay on one line."""
-    RECORDS.mkdir(parents=True, exist_ok=True)
-    file = RECORDS / f"{name}.json"
+    folder = FOLDERS[-1]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.json"
     aside = file.with_suffix(".part")
     aside.write_text(_layout(record) + "\n")
     aside.replace(file)
@@ -65,7 +67,7 @@ def _commit() -> str:
     """The commit of the working tree, marked when files differ from it."""
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=RECORDS.parents[1], capture_output=True, text=True,
+        cwd=_HERE.parent, capture_output=True, text=True,
     )  # fmt: skip
     return git.stdout.strip() or "unknown"
 

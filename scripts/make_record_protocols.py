@@ -25,15 +25,14 @@ from qlab.records import provenance, save_record
 
 LONG, SHORT = 2048, 512
 HALF = SHORT // 2
-# name -> (spec, method); None is the float model the others are made from
-MODELS: dict[str, tuple[str, str] | None] = {
+# name -> (spec, method, its options); None is the float model the others are made from
+MODELS: dict[str, tuple[str, str, dict[str, Any]] | None] = {
     "reference": None,
-    "int8": ("int8-row-sym", "rtn"),
-    "int4 g64": ("int4-g64-asym", "rtn"),
-    "nf4 g64": ("nf4-g64", "rtn"),
-    "int4 mse": ("int4-g128-asym", "mse"),
-    "int4 rtn": ("int4-g128-asym", "rtn"),
-    "int3 g64": ("int3-g64-asym", "rtn"),
+    "int8": ("int8-row-sym", "rtn", {}),
+    "int4 g64": ("int4-g64-asym", "rtn", {}),
+    "int4 mse": ("int4-g128-asym", "mse", {"grid": 20}),  # 16 ranges for each group
+    "int4 rtn": ("int4-g128-asym", "rtn", {}),
+    "int3 g64": ("int3-g64-asym", "rtn", {}),
 }
 PROTOCOLS = {
     "2048": "windows of 2048, every prediction (GPTQ)",
@@ -120,7 +119,7 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; losses and KL in nats, `nll` and `kl` are sums over the tokens of a cluster."""
-        spec, method = MODELS[self.name] or ("float32", "none")
+        spec, method, _ = MODELS[self.name] or ("float32", "none", {})
         kl = torch.cat(self.kl)
         quantiles = {"kl_median": kl.quantile(0.5).item(), "kl_p999": kl.quantile(0.999).item()}
         means = torch.stack(self.by_position).mean(0)
@@ -140,8 +139,8 @@ def build_models(reference: nn.Module, names: list[str]) -> dict[str, tuple[nn.M
         if how is None:
             built[name] = reference, 32.0
             continue
-        spec, method = how
-        model, report = qlab.quantized_copy(reference, qlab.Recipe.of(spec, method=method))
+        spec, method, settings = how
+        model, report = qlab.quantized_copy(reference, qlab.Recipe.of(spec, method=method, **settings))
         built[name] = unpacked(model), report.bits_per_weight
     return built
 

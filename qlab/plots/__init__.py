@@ -2,6 +2,7 @@
 
 from qlab.plots.evaluation import compare_bars, paired_errors, perplexity_protocols, rate_distortion
 from qlab.plots.memory import memory_stack
+from qlab.plots.position import loss_by_position
 from qlab.plots.theme import figure, finish, rounded
 from qlab.plots.weights import heatmap, histogram, outlier_map, staircase
 
@@ -11,6 +12,7 @@ __all__ = [
     "finish",
     "heatmap",
     "histogram",
+    "loss_by_position",
     "memory_stack",
     "outlier_map",
     "paired_errors",
