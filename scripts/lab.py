@@ -27,7 +27,8 @@ def has_display(env: Mapping[str, str], platform: str) -> bool:
 def command(lesson: Path, *, display: bool, root: bool) -> list[str]:
     """JupyterLab's command line."""
     return [
-        *(sys.executable, "-m", "jupyterlab", str(lesson)),
+        *(sys.executable, "-m", "jupyterlab"),
+        f"--LabApp.default_url=/lab/tree/{lesson.as_posix()}",  # a file argument would not show in the printed address
         "--ServerApp.ip=127.0.0.1",
         f"--ServerApp.root_dir={ROOT}",
         f"--LabApp.app_settings_dir={SETTINGS}",
