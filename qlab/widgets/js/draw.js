@@ -27,7 +27,9 @@ export function panel(el, { title, caption = "" }) {
 /** A labelled slider; `format` words its value beside the label. `onInput` gets the number. */
 export function slider({ label, min, max, step = 1, value, format = String }, onInput) {
   const shown = html("b", {}, format(value));
-  const input = html("input", { type: "range", min, max, step, value, "aria-label": label });
+  // JupyterLab's own shortcuts would take the arrow keys away
+  const keys = { "data-lm-suppress-shortcuts": "true" };
+  const input = html("input", { type: "range", min, max, step, value, "aria-label": label, ...keys });
   input.addEventListener("input", () => {
     shown.textContent = format(Number(input.value));
     onInput(Number(input.value));
