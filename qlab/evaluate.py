@@ -59,11 +59,7 @@ class Evaluation:
         errors = {"perplexity": self.perplexity_se, "ppl_ratio": self.ppl_ratio_se}
         measures = ("perplexity", "ppl_ratio", "kl_mean", "kl_median", "kl_p999", "top1_agreement")
         values = {name: getattr(self, name) for name in measures}
-        return [
-            {"measure": k, "value": v, "standard_error": errors.get(k)}
-            for k, v in values.items()
-            if v is not None
-        ]
+        return [{"measure": k, "value": v, "standard_error": errors.get(k)} for k, v in values.items() if v is not None]
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for JSON, which has no NaN and no infinity: both become None."""
@@ -253,8 +249,7 @@ def _cut(ids: Tensor | Sequence[int], window: int) -> Tensor:
         raise QlabError(f"ids are {ids.dtype} {list(ids.shape)}: pass the integer ids of one text, [tokens]")
     if n < window:
         raise QlabError(
-            f"the text has {n} tokens, fewer than one window of {window}: "
-            "pass a longer text or a smaller window"
+            f"the text has {n} tokens, fewer than one window of {window}: pass a longer text or a smaller window"
         )
     count = n // window
     return ids.reshape(-1)[: count * window].to("cpu", torch.int64, copy=True).view(count, window)

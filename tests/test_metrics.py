@@ -21,6 +21,15 @@ def test_losses_equal_a_float64_softmax_across_chunks():
     assert (token_losses(logits, targets) - expected).abs().max() < 64 * FP32
 
 
+def test_a_long_tail_of_unlikely_tokens_is_not_lost_in_the_normaliser():
+    # each of 49136 tokens has 2^-25 of the mass of a likely one: added to it singly in float32, it vanishes
+    logits = torch.full((1, 49152), -25 * math.log(2))
+    logits[:, :16] = 0
+    expected = math.log(16 + 49136 / 2**25)
+    # the whole tail is worth 9e-5; a sum that adds in pairs loses at most a unit for each of log2(49152) levels
+    assert token_losses(logits, torch.tensor([0])).item() == pytest.approx(expected, abs=16 * FP32)
+
+
 def test_half_precision_logits_are_scored_in_float32():
     logits, targets = gaussian(9, 50).bfloat16(), torch.arange(9)
     assert torch.equal(token_losses(logits, targets), token_losses(logits.float(), targets))
