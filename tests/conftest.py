@@ -4,7 +4,12 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A deadline per example would be a timed test, and fail on a busy machine.
+hypothesis.settings.register_profile("qlab", deadline=None)
+hypothesis.settings.load_profile("qlab")
 
 
 def find_chromium() -> str | None:

@@ -85,7 +85,7 @@ def environment(config: Path) -> dict[str, str]:
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
     }
     own = {name: str(config / folder) for name, folder in folders.items()}
-    return {**os.environ, **own, "QLAB_PROGRESS": "0"}
+    return {**os.environ, **own, "QLAB_PROGRESS": "0", "QLAB_PREDICTIONS": str(config / "predictions.json")}
 
 
 def wait_until_it_answers(lab: Lab, process: subprocess.Popen[bytes], log: Path) -> None:

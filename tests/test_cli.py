@@ -1,0 +1,197 @@
+"""The command line: JSON alone on stdout, one line and exit code 2 for bad input, help that teaches."""
+
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from qlab.cli import main
+from qlab.evaluate import evaluate
+
+PLUGIN = Path(__file__).parent / "data" / "plugin_method.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with a one-letter-per-token tokenizer, and a text in its alphabet."""
+    path = tmp_path_factory.mktemp("model")
+    letters = {chr(c): c - 97 for c in range(97, 123)} | {" ": 26, "<unk>": 27}
+    backend = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(path)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=32,
+        max_position_embeddings=64,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    (path / "text.txt").write_text("the quick brown fox jumps over the lazy dog " * 12)
+    return path
+
+
+@dataclass
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def qlab(*arguments: str | Path) -> Done:
+    """Run `qlab …` in this process: importing torch again for every command would take most of the time."""
+    out, err, argv = io.StringIO(), io.StringIO(), ["qlab", *map(str, arguments)]
+    with mock.patch("sys.argv", argv), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def answer(*arguments: str | Path) -> dict:
+    done = qlab(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_eval_agrees_with_a_loop_over_windows(folder: Path) -> None:
+    result = answer("eval", folder, "--text", folder / "text.txt", "--window", 32)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    letters = (folder / "text.txt").read_text()
+    ids = torch.tensor([26 if c == " " else ord(c) - 97 for c in letters])
+    windows = ids[: len(ids) // 32 * 32].reshape(-1, 32)
+    with torch.no_grad():
+        losses = [float(model(input_ids=w[None], labels=w[None]).loss) for w in windows]
+    # the same float32 forward passes: only the order of sums differs
+    assert result["perplexity"] == pytest.approx(torch.tensor(losses).double().mean().exp().item(), rel=1e-5)
+    assert result["tokens"] == 31 * len(windows)
+    assert result["size_bytes"] == 2 * sum(p.numel() for p in model.parameters())
+
+
+def test_eval_with_a_spec_measures_against_the_float_model(folder: Path) -> None:
+    result = answer("eval", folder, "--text", folder / "text.txt", "--window", 32, "--spec", "int3-g32-asym")
+    assert result["bits_per_weight"] == 3 + 19 / 32
+    assert result["kl_mean"] > 0
+    assert 0 <= result["top1_agreement"] <= 1
+    assert {"ppl_ratio", "ppl_ratio_se", "recipe"} <= result.keys()
+
+
+def test_compare_lists_rows(folder: Path) -> None:
+    specs = "int8-g32-asym,int2-g32-asym"
+    rows = answer("compare", folder, "--text", folder / "text.txt", "--window", 32, "--specs", specs)["rows"]
+    assert [row["name"] for row in rows][1:] == specs.split(",")
+    assert rows[0]["kl_mean"] == 0 < rows[1]["kl_mean"] < rows[2]["kl_mean"]
+    keys = {"perplexity", "tokens", "kl_mean", "top1_agreement", "ppl_ratio", "ppl_ratio_se", "bits_per_weight"}
+    assert keys | {"size_bytes"} <= rows[1].keys()
+
+
+def test_compare_takes_recipes_and_plugins(folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "edges.yaml"
+    recipe.write_text("version: 1\nname: edges\nrules:\n  - {match: '*', method: stochastic, weight: int4-g32-asym}\n")
+    text = ("--text", folder / "text.txt", "--window", 32)
+    rows = answer("compare", folder, *text, "--specs", recipe, "--plugin", PLUGIN)["rows"]
+    assert rows[1]["name"] == "edges"
+    named = answer("compare", folder, *text, "--specs", "int4-g32-asym", "--method", "stochastic", "--plugin", PLUGIN)
+    assert named["rows"][1]["name"] == "stochastic int4-g32-asym"
+
+
+def test_estimate_reads_a_config_alone(folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text((folder / "config.json").read_text())
+    result = answer("estimate", config, "--spec", "int4-g32-asym", "--context", 1000)
+    assert result["kv_bytes"] == 2 * 2 * 2 * 16 * 2 * 1000  # K and V, layers, heads, head size, bytes, tokens
+    assert result["total_bytes"] > result["weights_bytes"] == result["size_bytes"]
+
+
+def test_inspect_lists_linears(folder: Path) -> None:
+    rows = answer("inspect", folder, "--layer", "*.0.mlp.*", "--spec", "int4-g32-asym")["rows"]
+    assert [row["layer"].split(".")[-1] for row in rows] == ["gate_proj", "up_proj", "down_proj"]
+    assert all(row["snr_db"] > 10 for row in rows)
+
+
+def test_methods_lists_options() -> None:
+    rows = {row["method"]: row["options"] for row in answer("methods", "--plugin", PLUGIN)["rows"]}
+    assert rows["mse"] == {"norm": 2.4, "grid": 100, "maxshrink": 0.8}
+    assert rows["stochastic"] == {"seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "MODEL", "--text", "nowhere.txt"], "nowhere.txt"),
+        (["eval", "MODEL", "--text", "TEXT", "--window", "100"], "takes 64 positions"),
+        (["eval", "MODEL", "--text", "TEXT", "--tokens", "20", "--window", "32"], "fewer than one window of 32"),
+        (["eval", "MODEL", "--text", "TEXT", "--window", "32", "--tokens", "0"], "--tokens 0"),
+        (["eval", "no/such/model"], "no/such/model"),
+        (["compare", "MODEL", "--specs", "int9"], "did you mean int8"),
+        (["compare", "MODEL", "--specs", "int4-g999-asym", "--text", "TEXT", "--window", "32"], "group size 999"),
+        (["compare", "MODEL", "--specs", ","], "--specs is empty"),
+        (["compare", "MODEL", "--specs", "none.yaml"], "recipe none.yaml does not exist"),
+        (["compare", "MODEL", "--specs", "int4", "--method", "gtpq"], "unknown method 'gtpq'"),
+        (["eval", "MODEL", "--plugin", "no.py"], "plugin no.py does not exist"),
+        (["eval", "MODEL", "--text", "TEXT", "--window", "32", "--protocol", "x"], "unknown protocol 'x'"),
+        (["inspect", "MODEL", "--layer", "zzz"], "no layer of"),
+        (["estimate", "no/config.json"], "no/config.json"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(folder: Path, arguments: list[str], message: str) -> None:
+    places = {"MODEL": str(folder), "TEXT": str(folder / "text.txt")}
+    done = qlab(*(places.get(a, a) for a in arguments))
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 or arguments == ["frobnicate"]
+
+
+def test_help_teaches() -> None:
+    text = qlab("compare", "--help").stdout
+    assert "int4-g128-asym" in text
+    assert "llama.cpp" in text
+
+
+def test_the_python_evaluation_is_the_command_lines(folder: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = torch.tensor([26 if c == " " else ord(c) - 97 for c in (folder / "text.txt").read_text()])
+    wanted = evaluate(model, ids, window=32, protocol="llama.cpp", progress=False).perplexity
+    arguments = ("--text", folder / "text.txt", "--window", 32, "--protocol", "llama.cpp")
+    assert answer("eval", folder, *arguments)["perplexity"] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_real_process_keeps_stdout_for_the_answer(folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "qlab.cli",
+        "eval",
+        folder,
+        "--text",
+        folder / "text.txt",
+        "--window",
+        "32",
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert json.loads(done.stdout)["windows"] == 16
+    assert "evaluating" in done.stderr  # the progress bar is there, and not on stdout
+    bad = subprocess.run([*command[:3], "eval", "no/such/model"], capture_output=True, text=True)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("error: ")
