@@ -223,7 +223,7 @@ def _quiet_stdout() -> Iterator[None]:
 def _print(data: dict[str, Any], result: Any, as_json: bool) -> None:
     from qlab.display import text
 
-    _emit(data, as_json, lambda: text(result))
+    _emit(data, as_json, lambda: text(result, whole=True))
 
 
 def _emit(data: dict[str, Any], as_json: bool, show: Any) -> None:

@@ -33,6 +33,8 @@ HIGHER = {
     "qlab.recipes.rules": ("Recipe", "Resolution"),
     "qlab.run": ("RunReport",),
     "qlab.evaluate": ("Evaluation",),
+    "qlab.compare": ("Comparison",),
+    "qlab.inspection": ("Inspection",),
 }
 """Shown types of higher floors, by module: IPython matches them by name."""
 
@@ -70,11 +72,11 @@ def html(shown: Any) -> str:
     return f'<div style="line-height:1.6">{head}<div>{line}</div>{picture(shown)}{body}</div>'
 
 
-def text(shown: Any) -> str:
-    """The same card for a terminal, without the picture."""
+def text(shown: Any, whole: bool = False) -> str:
+    """The same card for a terminal, without the picture; `whole` shows every row of a long table."""
     title, facts, rows = _parts(shown)
     line = " · ".join(f"{_header(k)} {_cell(k, v)}" for k, v in facts.items())
-    body = table_text(_shortened(rows)) if rows else ""
+    body = table_text(rows if whole else _shortened(rows)) if rows else ""
     return "\n".join(part for part in (title, line, body) if part)
 
 
