@@ -125,7 +125,7 @@ def inspect(
     _load_plugins(plugin)
     loaded = _load(model)
     result = run(loaded.model, _recipe(spec, method) if spec else None, lambda n: fnmatchcase(n, layer), loaded.name)
-    _print({"model": loaded.name, **result.facts(), "rows": result.table()}, result, as_json)
+    _print({"model": loaded.name, **result.facts(), "rows": list(result.rows)}, result, as_json)
 
 
 @app.command()

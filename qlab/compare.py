@@ -29,9 +29,7 @@ class Comparison:
     def title(self) -> str:
         """What was compared, on how much text."""
         base = self.rows[0]
-        return (
-            f"{self.model}: {base['tokens']:,} scored tokens, windows of {base['window']}, protocol {base['protocol']}"
-        )
+        return f"{self.model}: {base['tokens']:,} tokens scored in windows of {base['window']} ({base['protocol']})"
 
     def facts(self) -> dict[str, Any]:
         """Nothing beyond the table."""

@@ -27,12 +27,15 @@ class Inspection:
         return f"Linear layers of {self.model}"
 
     def facts(self) -> dict[str, Any]:
-        """Totals."""
-        return {"linears": len(self.rows), "weights": sum(row["weights"] for row in self.rows)}
+        """Totals, and the spec where all layers share one."""
+        specs = {row.get("weight") for row in self.rows} - {None}
+        shared = {"spec": specs.pop()} if len(specs) == 1 else {}
+        return {"linears": len(self.rows), "weights": sum(row["weights"] for row in self.rows)} | shared
 
     def table(self) -> list[dict[str, Any]]:
-        """The rows."""
-        return list(self.rows)
+        """The rows, less what the shape already says and what is the same in all of them."""
+        hidden = {"weights", *(k for k in ("weight",) if len({row.get(k) for row in self.rows}) == 1)}
+        return [{k: v for k, v in row.items() if k not in hidden} for row in self.rows]
 
 
 @torch.no_grad()

@@ -53,7 +53,9 @@ def load_config(name_or_path: str | Path) -> Any:
     """The transformers config of anything `load` opens, or of a bare config.json, without its weights."""
     name = str(name_or_path)
     if name in BUILDERS:
-        return _config(reference_folder(name))
+        config = _config(reference_folder(name))
+        config.name_or_path = name  # not the cache folder: this is what a reader of tables knows it by
+        return config
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         return config_from_gguf(path)
