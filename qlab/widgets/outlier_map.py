@@ -52,7 +52,7 @@ class OutlierMap(Widget):
     _esm = module("outlier_map.js")
     layer = traitlets.Unicode().tag(sync=True)
     bits = traitlets.Int().tag(sync=True)
-    magnitudes = traitlets.List().tag(sync=True)  # max |x| of each channel
+    magnitudes: traitlets.List = traitlets.List().tag(sync=True)  # max |x| of each channel
     losses = traitlets.Dict().tag(sync=True)  # what -> how -> output error with 0, 1, 2 … channels treated
 
 
