@@ -59,7 +59,7 @@ def eval_(
 
     _load_plugins(plugin)
     loaded = _load(model)
-    ids, bos = _ids(loaded.tokenizer, text, tokens, BUILT_IN_TOKENS)
+    ids, bos = _ids(loaded.tokenizer, text, tokens, BUILT_IN_TOKENS, protocol)
     base = _load(reference).model if reference else loaded.model if spec else None
     candidate, cost = _quantized(loaded.model, spec, method)
     result = evaluate(candidate, ids, reference=base, window=window, protocol=protocol, bos_id=bos)
@@ -89,7 +89,7 @@ def compare(
     if not recipes:
         raise QlabError("--specs is empty: give one or more, such as int8-row-sym,int4-g128-asym")
     loaded = _load(model)
-    ids, bos = _ids(loaded.tokenizer, text, tokens, COMPARE_TOKENS)
+    ids, bos = _ids(loaded.tokenizer, text, tokens, COMPARE_TOKENS, protocol)
     result = run(loaded.model, ids, recipes, name=loaded.name, window=window, protocol=protocol, bos_id=bos)
     _print({"text": text, **result.to_dict()}, result, as_json)
 
@@ -175,15 +175,15 @@ def _load(name: str) -> Any:
         return load(name)
 
 
-def _ids(tokenizer: Any, text: str, limit: int | None, built_in_limit: int) -> tuple[Any, int | None]:
-    """The token ids of a text, and the BOS id if the model's texts begin with one."""
+def _ids(tokenizer: Any, text: str, limit: int | None, built_in_limit: int, protocol: str) -> tuple[Any, int | None]:
+    """The token ids of a text, and the BOS id that llama.cpp's protocol puts in front of every window, if any."""
     from qlab.texts import TEXTS, load_text, tokens
 
     if limit is not None and limit < 1:
         raise QlabError(f"--tokens {limit}: give a positive number")
     limit = limit or (built_in_limit if text in TEXTS else None)
     ids = tokens(tokenizer, load_text(text).text, limit)
-    wants_bos = tokenizer.bos_token_id is not None and len(ids) and ids[0] == tokenizer.bos_token_id
+    wants_bos = protocol == "llama.cpp" and len(ids) and ids[0] == tokenizer.bos_token_id
     return ids, tokenizer.bos_token_id if wants_bos else None
 
 
