@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -189,7 +190,8 @@ def test_a_real_process_keeps_stdout_for_the_answer(folder: Path) -> None:
         "32",
         "--json",
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    env = {name: value for name, value in os.environ.items() if name != "QLAB_PROGRESS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert json.loads(done.stdout)["windows"] == 16
     assert "evaluating" in done.stderr  # the progress bar is there, and not on stdout
     bad = subprocess.run([*command[:3], "eval", "no/such/model"], capture_output=True, text=True)

@@ -19,7 +19,7 @@ def block() -> Block:
     X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
     def forward(overrides: dict[str, torch.Tensor]) -> Sequence[torch.Tensor]:
-        return [X @ overrides.get("up", linear.weight).T]
+        return [X @ overrides.get("up", linear.weight).detach().T]
 
     return SimpleNamespace(
         name="layers.0", linears={"up": linear}, folds={"norm": ["up"]}, stats={"up": stats}, inputs=[X],

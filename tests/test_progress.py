@@ -3,7 +3,8 @@ import pytest
 from qlab.progress import track
 
 
-def test_track_yields_everything_under_a_named_bar(capsys):
+def test_track_yields_everything_under_a_named_bar(capsys, monkeypatch):
+    monkeypatch.delenv("QLAB_PROGRESS", raising=False)
     assert list(track("abc", 3, "letters")) == ["a", "b", "c"]
     out, err = capsys.readouterr()
     assert "letters: 100%" in err
