@@ -78,8 +78,9 @@ def _open(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
 
 
 def _is_local(name: str) -> bool:
-    """Whether a name can only be, or already is, a path: a hub id has one slash at most and no leading dot."""
-    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    """Whether a name can only be, or already is, a path: a hub id has one slash at most and names no file."""
+    names_a_file = name.endswith((".json", ".safetensors", ".bin"))
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or names_a_file
 
 
 def _existing(folder: Path) -> Path:
