@@ -132,7 +132,7 @@ class Row:
 
 
 def build_models(reference: nn.Module, names: list[str]) -> dict[str, tuple[nn.Module, float]]:
-    """Every model of `names` with its true bits per weight; the quantized ones share the embedding with the reference."""
+    """Models of `names` with their true bits per weight; the quantized ones share the embedding with the reference."""
     built = {}
     for name in names:
         how = MODELS[name]

@@ -23,7 +23,7 @@ def _texts(g: Generator, windows: int, tokens: int, shift: float, spread: float 
     return base + shift + window + 0.3 * torch.randn(windows, tokens, generator=g, dtype=torch.float64), base
 
 
-def _cases(g: Generator) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+def _cases(g: Generator) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
     yield (
         "two windows of two tokens",
         (torch.tensor([[1.0, 3.0], [2.0, 4.0]]).double(), torch.tensor([[1.0, 2.0], [1.0, 2.0]]).double()),

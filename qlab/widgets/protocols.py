@@ -49,13 +49,13 @@ class Protocols(Widget):
     """Dots with error bars, one row per model; protocol, amount of text and pairing are the reader's."""
 
     _esm = module("protocols.js")
-    names = traitlets.List().tag(sync=True)  # models from best to worst; the first is the reference
-    bits = traitlets.List().tag(sync=True)  # bits per weight of each, metadata included
-    protocols = traitlets.List().tag(sync=True)  # [key, what the button says, what the readout says]
-    sizes = traitlets.Dict().tag(sync=True)  # protocol -> tokens in each cluster
-    sums = traitlets.Dict().tag(sync=True)  # protocol -> one list per model: loss of each cluster, nats
-    chunks = traitlets.Int().tag(sync=True)  # steps of the text slider
-    chunk_tokens = traitlets.Int().tag(sync=True)
+    names: Any = traitlets.List().tag(sync=True)  # models from best to worst; the first is the reference
+    bits: Any = traitlets.List().tag(sync=True)  # bits per weight of each, metadata included
+    protocols: Any = traitlets.List().tag(sync=True)  # [key, what the button says, what the readout says]
+    sizes: Any = traitlets.Dict().tag(sync=True)  # protocol -> tokens in each cluster
+    sums: Any = traitlets.Dict().tag(sync=True)  # protocol -> one list per model: loss of each cluster, nats
+    chunks: Any = traitlets.Int().tag(sync=True)  # steps of the text slider
+    chunk_tokens: Any = traitlets.Int().tag(sync=True)
 
 
 def compare_protocols(record: dict[str, Any], models: Sequence[str] | None = None) -> Protocols:

@@ -51,8 +51,8 @@ function render({ model, el }) {
   const state = { protocol: data.protocols[1][0], chunks: data.chunks, paired: false };
   const { controls, stage, readout } = panel(el, {
     title: "Perplexity under four protocols",
-    caption: "Bars reach 2 standard errors to each side, clustered by window. Paired, a bar is the error of the ratio " +
-      "to the reference on the same tokens. A closed bracket: neighbours more than 2 errors apart.",
+    caption: "Bars reach 2 standard errors (SE) to each side, clustered by window. Paired, a bar is the error of the " +
+      "ratio to the reference on the same tokens. A closed bracket: neighbours more than 2 SE apart.",
   });
   const update = (change) => { Object.assign(state, change); draw(); };
   controls.append(
@@ -71,13 +71,14 @@ function render({ model, el }) {
   draw();
 }
 
-/** The range of every dot the controls can reach, so that the axis stays while dots move. */
+/** The range of every dot the controls can reach, and of the bars over the whole text: the axis stays while dots move. */
 function domain(data) {
   const all = [];
   for (const [protocol] of data.protocols)
     for (let chunks = 2; chunks <= data.chunks; chunks++)
-      for (const { ppl } of measure(data, { protocol, chunks, paired: true }).rows) all.push(ppl);
-  return [Math.min(...all) / 1.06, Math.max(...all) * 1.06];
+      for (const { ppl, se } of measure(data, { protocol, chunks, paired: chunks < data.chunks }).rows)
+        all.push(ppl, ...(chunks < data.chunks ? [] : [ppl * Math.exp(-2 * se), ppl * Math.exp(2 * se)]));
+  return [Math.min(...all) / 1.02, Math.max(...all) * 1.02];
 }
 
 function chart(data, { rows, pairs }, [lo, hi], paired) {
@@ -106,9 +107,10 @@ function dot({ name, ppl, se }, bits, y, x, isReference) {
   return [
     svg("text", { class: "strong", x: 0, y: y - 1, style: "font-size:13.5px" }, name),
     svg("text", { x: 0, y: y + 14 }, isReference ? "float" : `${bits} bits per weight`),
-    line(a, y, b, y), line(a, y - 5, a, y + 5), line(b, y - 5, b, y + 5),
+    line(a, y, b, y),
+    ...[a, b].filter((end) => end > LEFT && end < RIGHT).map((end) => line(end, y - 5, end, y + 5)), // a bar cut off has no cap
     svg("circle", { cx: x(ppl), cy: y, r: 5.5, fill: colour, stroke: "var(--panel)", "stroke-width": 1.5 }),
-    svg("text", { class: "strong", x: x(ppl), y: y - 11, "text-anchor": "middle" }, digits(ppl)),
+    svg("text", { class: "strong", x: x(ppl), y: y - 11, "text-anchor": "middle", style: "paint-order:stroke;stroke:var(--panel);stroke-width:5px" }, digits(ppl)),
   ];
 }
 
@@ -120,7 +122,7 @@ function bracket(gap, y) {
   return [
     svg("path", { d, fill: "none", stroke: apart ? "var(--good)" : "var(--quiet)", "stroke-width": 2, "stroke-dasharray": apart ? "none" : "3 4" }),
     svg("text", { class: apart ? "strong" : "", x: x + 10, y: (y1 + y2) / 2 - 2 }, apart ? "separated" : "cannot tell"),
-    svg("text", { x: x + 10, y: (y1 + y2) / 2 + 13 }, `${digits(gap, 2)} errors`),
+    svg("text", { x: x + 10, y: (y1 + y2) / 2 + 13 }, `${digits(gap, 2)} SE apart`),
   ];
 }
 
@@ -137,15 +139,16 @@ export function ticks(lo, hi) {
 function words(data, { rows, pairs, clusters, tokens }, { protocol, paired }) {
   const what = data.protocols.find(([key]) => key === protocol)[2];
   const open = pairs.filter((pair) => !(pair.gap > SEPARATED));
+  const separated = pairs.length - open.length;
   const named = open.slice(0, 3).map(({ i, j }) => `${data.names[i]} and ${data.names[j]}`).join(", ");
   const rest = open.length > 3 ? ` and ${open.length - 3} more` : "";
   return `${capital(what)}: the reference scores ${digits(rows[0].ppl)} on ${thousands(tokens)} tokens in ${clusters} clusters. ` +
-    `${paired ? "Paired" : "Unpaired"} errors separate ${pairs.length - open.length} of ${pairs.length} pairs` +
-    (open.length ? `; not ${named}${rest}.` : ".");
+    `${paired ? "Paired" : "Unpaired"} errors separate ${separated || "none"} of the ${pairs.length} pairs` +
+    (open.length && separated ? `, not ${named}${rest}.` : ".");
 }
 
 function thousands(n) {
-  return String(n).replace(/\B(?=(\d{3})+$)/g, " ");
+  return String(n).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
 function capital(text) {
