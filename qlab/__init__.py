@@ -6,6 +6,7 @@ import importlib
 import sys
 from typing import Any
 
+# Functions that share the name of their module (evaluate, compare) are imported from it: `qlab.evaluate` is the module.
 # Names load on first use, so that `import qlab` (and `qlab --help`) does not wait for transformers.
 _PUBLIC = {
     "errors": ["QlabError"],
@@ -25,7 +26,6 @@ _PUBLIC = {
     "texts": ["load_text", "tokens"],
     "fixtures": ["load_fixture"],
     "run": ["quantize_", "quantized_copy"],
-    "evaluate": ["evaluate", "evaluate_many"],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 

@@ -96,8 +96,11 @@ def table_text(rows: Rows, columns: Sequence[str] | None = None, width: int = WI
     """Rows as plain text, `width` characters at most, without colour or trailing spaces."""
     keys = columns or _columns(rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    # the first column names the row: it keeps its width, and the headers of the others wrap instead
+    longest = max((len(_cell(keys[0], row.get(keys[0]))) for row in rows), default=0)
     for key in keys:
-        table.add_column(_header(key), justify=_align(rows, key), overflow="fold")
+        width_of_names = min(longest, width // 2) if key == keys[0] else None
+        table.add_column(_header(key), justify=_align(rows, key), overflow="fold", min_width=width_of_names)
     for row in rows:
         table.add_row(*(_cell(key, row.get(key)) for key in keys))
     out = io.StringIO()
