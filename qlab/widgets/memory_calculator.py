@@ -109,10 +109,10 @@ class MemoryCalculator(Widget):
     """One stacked bar against the devices; model, format and context are the reader's."""
 
     _esm = module("memory_calculator.js")
-    shapes = traitlets.List().tag(sync=True)
-    formats = traitlets.List().tag(sync=True)
-    devices = traitlets.List().tag(sync=True)  # gigabytes
-    contexts = traitlets.List().tag(sync=True)  # tokens, the stops of the slider
+    shapes: traitlets.List = traitlets.List().tag(sync=True)
+    formats: traitlets.List = traitlets.List().tag(sync=True)
+    devices: traitlets.List = traitlets.List().tag(sync=True)  # gigabytes
+    contexts: traitlets.List = traitlets.List().tag(sync=True)  # tokens, the stops of the slider
     runtime = traitlets.Int().tag(sync=True)  # bytes
     start = traitlets.Dict().tag(sync=True)  # shape, format, context, target: what is shown first
 
