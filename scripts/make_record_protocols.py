@@ -67,7 +67,8 @@ def protocol_losses(long: Tensor, short: list[Tensor], shifted: list[Tensor | No
 def run_chunk(models: dict[str, nn.Module], ids: Tensor, chunk: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """For each model its losses by protocol in chunk number `chunk`, and its distance to the reference."""
     starts = range(chunk * LONG, (chunk + 1) * LONG, SHORT)
-    distances, short = {name: [] for name in models}, {name: [] for name in models}
+    distances: dict[str, list] = {name: [] for name in models}
+    short: dict[str, list] = {name: [] for name in models}
     for start in starts:
         for name, losses, distance in run_window(models, ids, start):
             short[name].append(losses)
