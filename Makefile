@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 PYTEST := OMP_NUM_THREADS=1 QLAB_PROGRESS=0 $(BIN)/python -m pytest -q
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help setup lab test lint book bench demo clean
+.PHONY: help setup lab test lint book record bench demo clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -38,6 +38,10 @@ lint: setup ## style, types and floors only
 
 book: setup ## write book/_build/html (needs Node)
 	@$(BIN)/python book/build.py
+
+record: setup ## make the recorded tables of data/records again (half an hour)
+	@$(BIN)/python scripts/make_record_ranking.py --windows 8
+	@$(BIN)/python scripts/make_record_protocols.py --chunks 10
 
 bench: setup ## this machine's read ceiling, and the speed of each operation beside a plain copy
 	@$(BIN)/python -m qlab.bench
