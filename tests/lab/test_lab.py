@@ -14,15 +14,16 @@ LESSONS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9][0-9]_*.ip
 OPEN_MS = 60_000
 RUN_MS = 300_000  # a lesson takes under a minute warm; the browser shares the two cores with its kernel
 
-# Per code cell: its prompt, and whether an error stands below it.
+# Per code cell: its prompt (a folded solution shows none), and whether an error stands below it.
 CELLS = """() => [...document.querySelectorAll(".jp-Notebook .jp-CodeCell")].map(cell => ({
     prompt: cell.querySelector(".jp-InputPrompt")?.innerText ?? "",
+    folded: cell.querySelector(".jp-Placeholder") !== null,
     failed: cell.querySelector("[data-mime-type='application/vnd.jupyter.error']") !== null,
 }))"""
 FINISHED = f"""expected => {{
     const cells = ({CELLS})();
     const stopped = cells.some((cell, index) => cell.failed && !expected.includes(index));
-    return stopped || (cells.length > 0 && cells.every(cell => /\\[\\d+\\]/.test(cell.prompt)));
+    return stopped || (cells.length > 0 && cells.every(cell => cell.folded || /\\[\\d+\\]/.test(cell.prompt)));
 }}"""
 
 
