@@ -32,16 +32,16 @@ def pack_bits(codes: Tensor, bits: int, axis: int = -1) -> Tensor:
         raise QlabError(f"codes are {codes.dtype}: pack_bits takes integers (use grid.encode first)")
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < 2**bits:
         raise QlabError(f"codes span {codes.min()} … {codes.max()}: {bits} bits hold 0 … {2**bits - 1}")
-    lines = codes.movedim(axis, -1).to(torch.int32)
+    lines = codes.movedim(axis, -1)
     n = lines.shape[-1]
-    lines = torch.nn.functional.pad(lines, (0, -n % WORD)).unflatten(-1, (-1, WORD))  # [..., n/32, 32]
-    words = torch.zeros(*lines.shape[:-1], bits, dtype=torch.int32)
+    lanes = _lanes(lines, WORD).to(torch.int32)  # [32, ..., n/32]
+    words = torch.zeros(bits, *lanes.shape[1:], dtype=torch.int32)
     for i in range(WORD):
         word, shift = divmod(i * bits, WORD)
-        words[..., word] |= lines[..., i] << shift
+        words[word] |= lanes[i] << shift
         if shift + bits > WORD:  # the code straddles two words
-            words[..., word + 1] |= lines[..., i] >> (WORD - shift)
-    return words.flatten(-2)[..., : math.ceil(n * bits / WORD)].movedim(-1, axis).contiguous()
+            words[word + 1] |= lanes[i] >> (WORD - shift)
+    return words.movedim(0, -1).flatten(-2)[..., : math.ceil(n * bits / WORD)].movedim(-1, axis).contiguous()
 
 
 def unpack_bits(words: Tensor, bits: int, count: int, axis: int = -1) -> Tensor:
@@ -52,14 +52,23 @@ def unpack_bits(words: Tensor, bits: int, count: int, axis: int = -1) -> Tensor:
         raise QlabError(
             f"{count} codes of {bits} bits need {math.ceil(count * bits / WORD)} words, got {lines.shape[-1]}"
         )
-    lines = torch.nn.functional.pad(lines, (0, -lines.shape[-1] % bits)).unflatten(-1, (-1, bits))  # [..., n/32, bits]
-    codes = torch.empty(*lines.shape[:-1], WORD, dtype=torch.uint8)
+    lanes = _lanes(lines, bits)  # [bits, ..., n/32]
+    codes = torch.empty(WORD, *lanes.shape[1:], dtype=torch.uint8)
     mask = 2**bits - 1
     for i in range(WORD):
         word, shift = divmod(i * bits, WORD)
-        code = lines[..., word] >> shift
+        code = lanes[word] >> shift
         if shift + bits > WORD:
             # >> on int32 drags the sign bit in: keep only the bits that belong to this word
-            code = (code & (2 ** (WORD - shift) - 1)) | (lines[..., word + 1] << (WORD - shift))
-        codes[..., i] = code & mask
-    return codes.flatten(-2)[..., :count].movedim(-1, axis).contiguous()
+            code = (code & (2 ** (WORD - shift) - 1)) | (lanes[word + 1] << (WORD - shift))
+        codes[i] = code & mask
+    return codes.movedim(0, -1).flatten(-2)[..., :count].movedim(-1, axis).contiguous()
+
+
+def _lanes(lines: Tensor, width: int) -> Tensor:
+    """Lines [..., n], padded with zeros to whole runs of `width`, as [width, ..., runs].
+
+    Contiguous by position in the run, because each shift below works on one position of all runs at once.
+    """
+    padded = torch.nn.functional.pad(lines, (0, -lines.shape[-1] % width))
+    return padded.unflatten(-1, (-1, width)).movedim(-1, 0).contiguous()
