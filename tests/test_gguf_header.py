@@ -9,6 +9,7 @@ import pytest
 
 from qlab.errors import QlabError
 from qlab.gguf_header import TensorInfo, read_header
+from qlab.models import load
 from qlab.packages import package_file
 from qlab.reference import GGUF_FILE, INSTALL
 
