@@ -21,7 +21,7 @@ def test_unknown_architecture_is_named(tmp_path):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(QlabError, match="architecture dragon, tensor types F32.*Hugging Face folder"):
+    with pytest.raises(QlabError, match="architecture dragon, tensor types none.*Hugging Face folder"):
         load(path)
 
 
