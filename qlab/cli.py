@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ Corpus = Annotated[str, typer.Option(help="A built-in text (britannica, pydoc, s
 Tokens = Annotated[int | None, typer.Option(help="Use at most this many tokens of the text.", show_default=False)]
 Window = Annotated[int, typer.Option(help="Tokens per window; the incomplete last one is dropped.")]
 Protocol = Annotated[str, typer.Option(help="`windows` (papers: every prediction) or `llama.cpp` (second half).")]
-Method = Annotated[str, typer.Option(help="Quantization method: rtn, mse, or one that a plugin adds.")]
+Method = Annotated[str, typer.Option(help="Method: rtn, mse, or one that a plugin adds; a YAML recipe names its own.")]
 Plugin = Annotated[list[Path] | None, typer.Option(help="A Python file that registers methods.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
@@ -58,12 +59,14 @@ def eval_(
     from qlab.evaluate import evaluate
 
     _load_plugins(plugin)
+    _check_method(method, spec)
     loaded = _load(model)
     ids, bos = _ids(loaded.tokenizer, text, tokens, BUILT_IN_TOKENS, protocol)
     base = _load(reference).model if reference else loaded.model if spec else None
     candidate, cost = _quantized(loaded.model, spec, method)
     result = evaluate(candidate, ids, reference=base, window=window, protocol=protocol, bos_id=bos)
-    _print({"model": loaded.name, "text": text, **cost, **result.to_dict()}, result, as_json)
+    data = {"model": loaded.name, "text": text, **cost, **result.to_dict()}
+    _emit(data, as_json, lambda: _eval_text(data, result))
 
 
 @app.command()
@@ -97,7 +100,7 @@ def compare(
 @app.command()
 def estimate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP + " Or just its config.json.", show_default=False)],
-    spec: Annotated[str | None, typer.Option(help=SPEC_HELP)] = None,
+    spec: Annotated[str | None, typer.Option(help="How linear layers are stored, such as int4-g128-asym.")] = None,
     context: Annotated[int, typer.Option(help="Tokens in the KV cache.")] = 4096,
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     as_json: Json = False,
@@ -123,6 +126,7 @@ def inspect(
     from qlab.inspection import inspect as run
 
     _load_plugins(plugin)
+    _check_method(method, spec)
     loaded = _load(model)
     result = run(loaded.model, _recipe(spec, method) if spec else None, lambda n: fnmatchcase(n, layer), loaded.name)
     _print({"model": loaded.name, **result.facts(), "rows": list(result.rows)}, result, as_json)
@@ -164,8 +168,28 @@ def _words(options: dict[str, Any]) -> str:
 def _load_plugins(paths: list[Path] | None) -> None:
     from qlab.registry import load_plugin
 
-    for path in paths or []:
-        load_plugin(path)
+    with _quiet_stdout():
+        for path in paths or []:
+            load_plugin(path)
+
+
+def _check_method(method: str, spec: str | None) -> None:
+    """Refuse a --method that would have no effect, and one that does not exist."""
+    from qlab.methods import get_method
+
+    get_method(method)
+    if method != "rtn" and (spec is None or spec.endswith((".yaml", ".yml"))):
+        remedy = "add --spec" if spec is None else f"{spec} names its own methods"
+        raise QlabError(f"--method {method} would have no effect: {remedy}")
+
+
+def _eval_text(data: dict[str, Any], result: Any) -> str:
+    """The evaluation's table under a line that says of what."""
+    from qlab.display import number, size, text
+
+    what = data.get("recipe", "not quantized")
+    cost = f"{number(data['bits_per_weight'])} bits per weight, {size(data['size_bytes'])}"
+    return f"{data['model']}, {what}, on {data['text']}: {cost}\n{text(result)}"
 
 
 def _load(name: str) -> Any:
@@ -183,14 +207,16 @@ def _ids(tokenizer: Any, text: str, limit: int | None, built_in_limit: int, prot
         raise QlabError(f"--tokens {limit}: give a positive number")
     limit = limit or (built_in_limit if text in TEXTS else None)
     ids = tokens(tokenizer, load_text(text).text, limit)
-    wants_bos = protocol == "llama.cpp" and len(ids) and ids[0] == tokenizer.bos_token_id
-    return ids, tokenizer.bos_token_id if wants_bos else None
+    bos = tokenizer.bos_token_id
+    wants_bos = protocol == "llama.cpp" and bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    return ids, bos if wants_bos else None
 
 
 def _recipe(spec: str, method: str) -> Any:
     """A recipe from a spec name or a YAML file."""
     from qlab.recipes import Recipe
 
+    _check_method(method, spec)
     is_file = spec.endswith((".yaml", ".yml"))
     return Recipe.load(spec) if is_file else Recipe.of(spec.strip(), method)
 
@@ -227,7 +253,16 @@ def _print(data: dict[str, Any], result: Any, as_json: bool) -> None:
 
 
 def _emit(data: dict[str, Any], as_json: bool, show: Any) -> None:
-    typer.echo(json.dumps(data, indent=2, allow_nan=False) if as_json else show())
+    typer.echo(json.dumps(_finite(data), indent=2, allow_nan=False) if as_json else show())
+
+
+def _finite(value: Any) -> Any:
+    """The same data with null for infinity and NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

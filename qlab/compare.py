@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qlab.errors import QlabError
 from qlab.evaluate import Evaluation, evaluate_many
 from qlab.nn import packed_bytes
 from qlab.recipes import Recipe
@@ -64,6 +65,8 @@ def compare(
     copies: dict[str, nn.Module] = {name: model}
     reports: dict[str, RunReport] = {}
     for recipe in [r if isinstance(r, Recipe) else Recipe.of(r) for r in recipes]:
+        if recipe.name in copies:
+            raise QlabError(f"two rows would be called {recipe.name!r}: drop one, or give the recipes different names")
         copies[recipe.name], reports[recipe.name] = quantized_copy(model, recipe, progress=progress)
     evaluations = evaluate_many(
         copies, ids, reference=model, window=window, protocol=protocol, bos_id=bos_id, progress=progress

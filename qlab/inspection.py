@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qlab.errors import QlabError
 from qlab.methods import get_method, quantize
+from qlab.qtensor import check_finite
 from qlab.recipes import LayerPlan, Recipe
 
 
@@ -57,6 +58,7 @@ def inspect(
 
 
 def _row(name: str, W: Tensor, plan: LayerPlan | None) -> dict[str, Any]:
+    check_finite(W, name)
     rms, absmax = float(W.square().mean().sqrt()), float(W.abs().max())
     row = {"layer": name, "shape": f"{W.shape[0]}×{W.shape[1]}", "weights": W.numel(), "rms": rms, "absmax": absmax,
            "absmax/rms": absmax / rms if rms else 0.0}  # fmt: skip
@@ -66,4 +68,4 @@ def _row(name: str, W: Tensor, plan: LayerPlan | None) -> dict[str, Any]:
         return row | {"weight": f"skip: {plan.rule.skip}", "bits_per_weight": 16.0, "snr_db": None}
     Q = quantize(W.float(), plan.rule.weight, get_method(plan.rule.method, **plan.rule.options), name=name)
     snr = Q.error(W).snr_db
-    return row | {"weight": str(Q.spec), "bits_per_weight": Q.bits_per_weight, "snr_db": snr if snr < 1e9 else None}
+    return row | {"weight": str(Q.spec), "bits_per_weight": Q.bits_per_weight, "snr_db": snr}

@@ -74,8 +74,8 @@ class MemoryEstimate:
 
     def facts(self) -> dict[str, Any]:
         """The totals and the assumptions, for display."""
-        names = ("params", "bits_per_weight", "total_bytes")
-        return {name: getattr(self, name) for name in names} | {"notes": " ".join(self.notes)}
+        totals = {"params": self.params, "bits_per_parameter": self.bits_per_weight, "total_bytes": self.total_bytes}
+        return totals | {"notes": " ".join(self.notes)}
 
     def table(self) -> list[dict[str, Any]]:
         """One row per part: parameters, bits each, bytes."""
@@ -155,6 +155,9 @@ def _skeleton(config: Any) -> nn.Module:
         raise QlabError(
             f"model_type {config.model_type!r} is no causal language model; give a decoder's config"
         ) from error
+    except Exception as error:  # a config's numbers reach code of every architecture, which fails in its own way
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise QlabError(f"transformers cannot build {config.model_type!r} from this config: {what}") from error
 
 
 def _parts(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qlab.qtensor import QTensor
+from qlab.qtensor import QTensor, check_finite
 from qlab.ranges import round_to_nearest
 from qlab.spec import QuantSpec
 
@@ -16,6 +16,7 @@ def fake_quantize(X: Tensor, spec: QuantSpec) -> Tensor:
     A spec per row has one scale for each token.
     """
     rows = X.reshape(-1, X.shape[-1]).float()
+    check_finite(rows, "activations")
     return round_to_nearest(rows, spec).dequantize().reshape(X.shape).to(X.dtype)
 
 

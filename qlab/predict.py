@@ -52,7 +52,7 @@ def _judgement(answer: float | str | list[str], measured: float | str | list[str
 
 def _words(answer: float | str | list[str]) -> str:
     if isinstance(answer, list):
-        return " < ".join(answer)
+        return ", then ".join(answer)
     return f"{answer:.4g}" if isinstance(answer, float) else str(answer)
 
 

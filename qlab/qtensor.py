@@ -191,6 +191,8 @@ def storage(values: Tensor, spec: QuantSpec, name: str = "scale") -> Tensor:
     """`values` in the dtype that `spec` stores, refusing what does not fit and keeping scales from vanishing."""
     dtype = DTYPES[spec.dtype]
     stored = values.to(dtype)
+    if values.isnan().any():
+        raise QlabError(f"a {name} is NaN: the numbers to quantize hold NaN or infinity")
     if not stored.isfinite().all():
         raise QlabError(
             f"a {name} of {values.abs().max():.3g} does not fit {spec.dtype}: store it as fp32 ({spec}-fp32)"

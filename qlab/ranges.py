@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,8 +45,9 @@ def _narrow(lo: Tensor, hi: Tensor, grid: Grid) -> Params:
 
 def _mx(lo: Tensor, hi: Tensor, grid: Grid) -> Params:
     """OCP Microscaling v1.0, §6.3: a power of two that puts max|w| in the grid's top binade."""
-    top = torch.tensor(grid.absmax).log2().floor()
-    return Params(torch.exp2(_nonzero(torch.maximum(lo.abs(), hi.abs())).log2().floor() - top))
+    # frexp gives m·2^e with ½ ≤ m < 1, so ⌊log2 x⌋ is e − 1, exact where log2 of a float is not
+    top = int(torch.tensor(max(x for x in grid.levels if x == x)).frexp().exponent)
+    return Params(torch.exp2((_nonzero(torch.maximum(lo.abs(), hi.abs())).frexp().exponent - top).to(lo.dtype)))
 
 
 def _asym(lo: Tensor, hi: Tensor, grid: Grid) -> Params:
@@ -70,7 +72,7 @@ def _offset(lo: Tensor, hi: Tensor, grid: Grid) -> Params:
 
 
 def _nonzero(scale: Tensor) -> Tensor:
-    """A group without extent gets scale 1: its one value is a level under every rule."""
+    """A group without extent gets scale 1, which keeps it in the middle of the grid; but see `fit`."""
     return torch.where(scale == 0, 1.0, scale)
 
 
@@ -81,8 +83,16 @@ _RULES: dict[str, Callable[[Tensor, Tensor, Grid], Params]] = {
 
 
 def fit(lo: Tensor, hi: Tensor, spec: QuantSpec) -> Params:
-    """Scale, zero and offset by the spec's rule for groups that span [lo, hi]; nothing is rounded but the zero."""
-    return _RULES[spec.rule](lo, hi, spec.grid)
+    """Scale, zero and offset by the spec's rule for groups that span [lo, hi]; nothing is rounded but the zero.
+
+    A group without extent has scale 0 where an invented one would do harm: on a grid without a level at 0, and where
+    scales have a grid of their own, which the invented one would stretch for its neighbours.
+    """
+    params = _RULES[spec.rule](lo, hi, spec.grid)
+    if params.scale is None or (spec.scale is None and 0.0 in spec.grid.levels):
+        return params
+    empty = lo == hi if spec.rule == "offset" else (lo == 0) & (hi == 0)
+    return replace(params, scale=torch.where(empty, 0.0, cast(Tensor, params.scale)))
 
 
 def stored(params: Params, spec: QuantSpec) -> Params:

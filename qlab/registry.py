@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib.util
+import sys
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from qlab.errors import QlabError
@@ -56,9 +58,10 @@ def load_plugin(path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise QlabError(f"plugin {path} does not exist: give the path of a Python file that registers a method")
-    spec = importlib.util.spec_from_file_location(f"qlab_plugin_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    loader = SourceFileLoader(f"qlab_plugin_{path.stem}", str(path))
+    module = ModuleType(loader.name)
+    sys.modules[loader.name] = module  # dataclasses look their module up
     try:
-        spec.loader.exec_module(module)  # type: ignore[union-attr]
+        loader.exec_module(module)
     except Exception as error:
         raise QlabError(f"plugin {path} failed to load: {type(error).__name__}: {error}") from error

@@ -14,13 +14,14 @@ from qlab.errors import QlabError
 from qlab.methods import get_method, quantize
 from qlab.nn import QLinear, packed_bytes
 from qlab.progress import track
+from qlab.qtensor import check_finite
 from qlab.recipes import LayerPlan, Recipe, Resolution
 from qlab.spec import QuantSpec
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What happened to one linear. Sizes in bytes; rel_mse is Σ(w − w_hat)²/Σw², nan where skipped."""
+    """What happened to one linear. Sizes in bytes; rel_mse is Σ(w − w_hat)²/Σw², None where skipped."""
 
     layer: str
     status: str
@@ -84,12 +85,15 @@ class RunReport:
 def quantize_(model: nn.Module, recipe: Recipe | QuantSpec | str, *, progress: bool = True) -> RunReport:
     """Replace the linears of `model` by QLinears as `recipe` says (a Recipe, or a spec for all), in place.
 
-    Every layer is checked before the first is touched. Data-free methods only: a method that needs calibration
-    statistics, or a recipe with passes, raises QlabError.
+    Shapes and values of every layer are checked before the first is touched. Data-free methods only: a method that
+    needs calibration statistics, or a recipe with passes, raises QlabError.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.of(recipe)
     resolution = recipe.resolve(model)
     _check_data_free(resolution)
+    for plan in resolution.layers:
+        if plan.rule.skip is None:
+            check_finite(cast(nn.Linear, model.get_submodule(plan.name)).weight, plan.name)
     start = time.perf_counter()
     bar = track(resolution.layers, total=len(resolution.layers), label=f"quantize {recipe.name}", enabled=progress)
     rows = tuple(_quantize_layer(model, plan) for plan in bar)
@@ -117,10 +121,11 @@ def _check_data_free(resolution: Resolution) -> None:
 @torch.no_grad()
 def _quantize_layer(model: nn.Module, plan: LayerPlan) -> LayerReport:
     """Quantize one linear, put its QLinear in place, and say what happened."""
+    if plan.rule.weight is None:
+        size = 2 * plan.shape[0] * plan.shape[1]
+        return LayerReport(plan.name, f"skipped: {plan.rule.skip}", "float", 16.0, size, None, 0.0)
     linear = cast(nn.Linear, model.get_submodule(plan.name))
     W = linear.weight.detach()
-    if plan.rule.weight is None:
-        return LayerReport(plan.name, f"skipped: {plan.rule.skip}", "float", 16.0, 2 * W.numel(), None, 0.0)
     start = time.perf_counter()
     method = get_method(plan.rule.method, **plan.rule.options)
     Q = quantize(W.float(), plan.rule.weight, method, name=plan.name)

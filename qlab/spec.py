@@ -28,6 +28,7 @@ ASYMMETRIC_RULES = {
 }
 RULES = SYMMETRIC_RULES | ASYMMETRIC_RULES
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+BLOCKINGS = ("row", "flat", "tensor")
 ROWS = {"row", "channel", "token"}  # one scale for a whole row: an output channel of a weight, a token of activations
 
 
@@ -57,6 +58,14 @@ class QuantSpec:
             )
         if self.rule not in RULES:
             raise QlabError(f"unknown rule {self.rule!r}: choose one of {', '.join(RULES)}")
+        if self.dtype not in DTYPES or self.blocking not in BLOCKINGS:
+            raise QlabError(
+                f"dtype {self.dtype!r}, blocking {self.blocking!r}: choose of {', '.join([*DTYPES, *BLOCKINGS])}"
+            )
+        if not self.symmetric and self.grid.is_integer and self.grid.levels[0] != 0:
+            raise QlabError(
+                f"{self.grid.name} is signed: {self.rule!r} needs levels from 0, as int{self.bits} has them"
+            )
         if not self.symmetric and not self.grid.is_integer:
             raise QlabError(f"{self.grid.name} is not an integer grid: {self.rule!r} needs one; use `sym`")
         if self.rule == "narrow" and (not self.grid.is_integer or self.grid.bits == 1):

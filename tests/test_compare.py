@@ -2,10 +2,12 @@
 
 import json
 
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from qlab.compare import compare
+from qlab.errors import QlabError
 from qlab.evaluate import evaluate
 from qlab.recipes import Recipe
 from qlab.run import quantized_copy
@@ -41,6 +43,11 @@ def test_each_row_is_what_one_evaluation_says() -> None:
 def test_the_float_model_is_its_own_reference() -> None:
     first = compare(model(), IDS, ["int4-g32-sym"], window=32, progress=False).rows[0]
     assert (first["kl_mean"], first["ppl_ratio"], first["top1_agreement"], first["rel_mse"]) == (0, 1, 1, 0)
+
+
+def test_two_rows_never_share_a_name() -> None:
+    with pytest.raises(QlabError, match="two rows would be called 'int4-g32-asym'"):
+        compare(model(), IDS, ["int4-g32-asym", "int4-g32"], window=32, progress=False)
 
 
 def test_it_is_json_and_says_what_was_scored() -> None:

@@ -1,8 +1,10 @@
 """QLinear: the product with W_hat, inputs rounded per token, the size a file would have."""
 
+import pytest
 import torch
 from torch import nn
 
+from qlab.errors import QlabError
 from qlab.methods import quantize
 from qlab.nn import QLinear, fake_quantize, packed_bytes
 from qlab.spec import QuantSpec
@@ -37,6 +39,11 @@ def test_each_token_has_its_own_scale() -> None:
     step = X.abs().amax(-1, keepdim=True) / 127.5
     # half a step of rounding, and a float16 scale that is off by up to 2⁻¹¹ under a code of up to 128
     assert ((fake_quantize(X, INT8) - X).abs() <= step * (0.5 + 128 * 2**-11) * 1.001).all()
+
+
+def test_activations_that_are_no_numbers_are_located() -> None:
+    with pytest.raises(QlabError, match="activations holds nan at row 0, column 1"):
+        fake_quantize(torch.tensor([[1.0, torch.nan]]), INT8)
 
 
 def test_packed_bytes_counts_tied_weights_once() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qlab.errors import QlabError
 from qlab.methods import quantize
-from qlab.qtensor import QTensor
+from qlab.qtensor import QTensor, dense
 from qlab.ranges import extremes, fit, minmax, round_to_nearest
 from qlab.spec import QuantSpec
 
@@ -32,6 +32,12 @@ def test_each_rule_by_hand() -> None:
     assert scale == pytest.approx([0.5, 0.1 / 15, 1.0]) and offset.tolist() == LO.tolist()
     assert rule("nf4-sym")[0] == pytest.approx([4.5, 1.1, 1.0])
     assert rule("e2m1-mx")[0] == [1.0, 0.25, 0.25]  # 2^(⌊log2 4.5⌋ − 2), 2^(0 − 2), and 1 for the empty group
+
+
+def test_microscaling_takes_the_power_of_two_below() -> None:
+    for absmax, name, scale in [(7.9999995, "mxfp4", 1.0), (8.0, "mxfp4", 2.0), (100.0, "int8-g32-mx", 1.0)]:
+        Q = quantize(torch.full((1, 32), absmax), name)
+        assert float(dense(Q.scale).flatten()[0]) == scale
 
 
 def test_awqs_grid_collapses_a_group_far_from_zero() -> None:

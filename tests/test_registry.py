@@ -37,6 +37,10 @@ def test_mistakes_are_named() -> None:
 def test_broken_plugins_are_named(tmp_path: Path) -> None:
     with pytest.raises(QlabError, match="does not exist"):
         load_plugin(tmp_path / "none.py")
+    anything = tmp_path / "notes.txt"
+    anything.write_text("not Python at all")
+    with pytest.raises(QlabError, match="notes.txt failed to load: SyntaxError"):
+        load_plugin(anything)
     broken = tmp_path / "broken.py"
     broken.write_text("1 / 0")
     with pytest.raises(QlabError, match="broken.py failed to load: ZeroDivisionError"):

@@ -65,9 +65,29 @@ def test_nothing_is_touched_when_any_layer_is_bad() -> None:
     with pytest.raises(QlabError, match="group size 96 is larger than the 64 in a row"):
         quantize_(model, "int4-g96-asym", progress=False)
     model.model.layers[1].mlp.down_proj.weight.data[3, 5] = torch.nan
-    assert not any(isinstance(m, QLinear) for m in model.modules())
     with pytest.raises(QlabError, match=r"model\.layers\.1\.mlp\.down_proj holds nan at row 3, column 5"):
         quantize_(model, "int4-g32-asym", progress=False)
+    assert not any(isinstance(m, QLinear) for m in model.modules())
+
+
+def test_weights_that_are_no_linears_are_listed() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
+
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "vocab_size": 64}
+    experts = MixtralForCausalLM(
+        MixtralConfig(**small, num_attention_heads=4, num_key_value_heads=2, num_local_experts=2)
+    )
+    report = quantize_(experts, "int4-g32-asym", progress=False)
+    skipped = {row.layer: row.status for row in report.rows if row.status != "quantized"}
+    assert any("experts" in name for name in skipped)
+    assert {row.layer.split(".")[-1] for row in report.rows if row.status == "quantized"} == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    }
+    with pytest.raises(QlabError, match="Conv1D weights stay as they are"):
+        quantize_(GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=64)), "int4-g32-asym")
 
 
 def test_w8a8_is_a_recipe() -> None:

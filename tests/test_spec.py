@@ -97,6 +97,10 @@ def test_mistakes_are_named(name: str, message: str) -> None:
 
 
 def test_direct_construction_is_checked_too() -> None:
+    with pytest.raises(QlabError, match="sint4 is signed"):
+        QuantSpec(get_grid("sint4"), 64, "asym")
+    with pytest.raises(QlabError, match="dtype 'fp8'"):
+        QuantSpec(get_grid("int4"), dtype="fp8")
     with pytest.raises(QlabError, match="unknown rule 'half'"):
         QuantSpec(get_grid("int4"), rule="half")
 

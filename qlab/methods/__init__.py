@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from qlab.plan import LinearPlan
@@ -65,6 +66,9 @@ def quantize(
     method = get_method(method, **options) if isinstance(method, str) else method
     spec.check(W.shape, name)
     check_finite(W, name)
+    W = W.detach()
+    if W.dtype in (torch.float16, torch.bfloat16):  # their arithmetic would add an error of its own
+        W = W.float()
     return drain(method.steps(W, spec, stats, plan))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from qlab.errors import QlabError
 from qlab.methods import register_method
 from qlab.methods.rtn import group_steps
 from qlab.plan import LinearPlan
@@ -27,6 +28,11 @@ class MSE:
     maxshrink: float = 0.8
     needs = frozenset[str]()
 
+    def __post_init__(self) -> None:
+        sane = all(isinstance(x, int | float) for x in (self.norm, self.grid, self.maxshrink))
+        if not (sane and self.norm > 0 and self.grid >= 1 and 0 < self.maxshrink <= 1):
+            raise QlabError(f"mse needs norm > 0, grid ≥ 1 and 0 < maxshrink ≤ 1: got {self}")
+
     def steps(
         self,
         W: Tensor,
@@ -36,6 +42,8 @@ class MSE:
         grain: str = "layer",
     ) -> Steps[QTensor]:
         """One Step per candidate range ("candidate", with the shrink each group holds), then the Steps of RTN."""
+        if spec.rule == "centered":
+            raise QlabError(f"mse cannot search {spec}: the rule `centered` is for scales; use rtn")
         plan = plan or LinearPlan()
         shrink = yield from self._search(plan.clipped(W), spec)
         lo, hi = extremes(plan.clipped(W), spec)

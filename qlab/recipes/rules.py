@@ -27,6 +27,14 @@ from qlab.passes import get_pass
 from qlab.spec import QuantSpec
 
 VERSION = 1
+_KINDS: tuple[tuple[str, type, str], ...] = (
+    ("method", str, "a name"),
+    ("options", dict, "a mapping"),
+    ("passes", list, "a list of names"),
+    ("weight", str, "a spec"),
+    ("input", str, "a spec"),
+    ("skip", str, "the reason"),
+)
 
 
 @dataclass(frozen=True)
@@ -149,21 +157,21 @@ class Recipe:
         if not path.is_file():
             raise QlabError(f"recipe {path} does not exist: give a YAML file, or a spec such as int4-g128-asym")
         try:
-            return cls.from_dict(yaml.safe_load(path.read_text()))
+            return cls.from_dict(yaml.safe_load(path.read_text()), path.stem)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise QlabError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
         except QlabError as error:
             raise QlabError(f"recipe {path}: {error}") from error
 
     @classmethod
-    def from_dict(cls, data: Any) -> Recipe:
-        """A recipe from plain values, as YAML gives them."""
+    def from_dict(cls, data: Any, name: str = "recipe") -> Recipe:
+        """A recipe from plain values, as YAML gives them; `name` where they hold none."""
         if not isinstance(data, dict) or data.get("version") != VERSION:
             raise QlabError(f"`version: {VERSION}` is missing: this qlab reads recipes of version {VERSION}")
         _known(data, {"version", "name", "rules"}, "recipe")
         if not isinstance(data.get("rules"), list) or not data["rules"]:
             raise QlabError("`rules:` must be a list with at least one rule")
-        return cls(str(data.get("name", "recipe")), tuple(_rule(i, r) for i, r in enumerate(data["rules"])))
+        return cls(str(data.get("name", name)), tuple(_rule(i, r) for i, r in enumerate(data["rules"])))
 
     def to_yaml(self) -> str:
         """The recipe as a YAML document that `load` reads back equal."""
@@ -195,9 +203,8 @@ class Recipe:
         """What each `nn.Linear` of `model` will get; shapes are checked for all of them before any work."""
         linears = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
         if not linears:
-            raise QlabError(
-                f"{type(model).__name__} has no nn.Linear: qlab quantizes the linear layers of decoder models"
-            )
+            kind = type(model).__name__
+            raise QlabError(f"{kind} has no nn.Linear (Conv1D, as in GPT-2, is none): nothing here to quantize")
         plans, problems = [], []
         for name, linear in linears:
             try:
@@ -208,8 +215,10 @@ class Recipe:
             more = f" (and {len(problems) - 1} more layers)" if len(problems) > 1 else ""
             raise QlabError(problems[0] + more)
         if all(plan.rule.skip for plan in plans):
-            raise QlabError(f"recipe {self.name!r} skips all {len(plans)} linears: nothing would be quantized")
-        return Resolution(self, tuple(plans))
+            others = {layer.rule.skip for layer in _not_linear(model)}
+            why = f" ({'; '.join(sorted(filter(None, others)))})" if others else ""
+            raise QlabError(f"recipe {self.name!r} skips all {len(plans)} linears: nothing would be quantized{why}")
+        return Resolution(self, (*plans, *_not_linear(model)))
 
     def _plan(self, name: str, linear: nn.Linear) -> LayerPlan:
         rule = next((r for r in self.rules if r.matches(name)), None)
@@ -219,14 +228,32 @@ class Recipe:
         if rule.weight is None:
             return LayerPlan(name, shape, rule, 16.0)
         rule.weight.check(shape, name)
+        if rule.input:
+            rule.input.check((1, shape[1]), f"the input of {name}")
         return LayerPlan(name, shape, rule, rule.weight.bits_per_weight(shape))
+
+
+def _not_linear(model: nn.Module) -> list[LayerPlan]:
+    """Matrices that no rule speaks of, listed as skipped: Conv1D (GPT-2), fused experts, and whatever comes next."""
+    plans = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            continue
+        for key, W in module.named_parameters(recurse=False):
+            if W.ndim >= 2:
+                rule = Rule(f"{name}.{key}", skip=f"{type(module).__name__} weights stay as they are")
+                plans.append(LayerPlan(rule.match, (W.numel() // W.shape[-1], W.shape[-1]), rule, 16.0))
+    return plans
 
 
 def _rule(index: int, data: Any) -> Rule:
     if not isinstance(data, dict) or not isinstance(data.get("match"), str):
         raise QlabError(f"rule {index + 1} needs `match:`, a pattern of layer names")
     _known(data, {f.name for f in dataclasses.fields(Rule)}, f"rule {data['match']!r}")
-    specs = {key: QuantSpec.parse(str(data[key])) for key in ("weight", "input") if data.get(key) is not None}
+    for key, kind, words in _KINDS:
+        if not isinstance(data.get(key, kind()), kind):
+            raise QlabError(f"rule {data['match']!r}: `{key}:` must be {words}, got {data[key]!r}")
+    specs = {key: QuantSpec.parse(data[key]) for key in ("weight", "input") if key in data}
     return Rule(**{**data, **specs, "passes": tuple(data.get("passes", ()))})
 
 

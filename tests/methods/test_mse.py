@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from qlab.errors import QlabError
 from qlab.methods import get_method, quantize
 from qlab.qtensor import by_group
 from qlab.spec import QuantSpec
@@ -32,6 +33,14 @@ def test_candidates_are_yielded_with_a_falling_total() -> None:
     assert len(steps) == 80 and steps[0].data["shrink"].eq(1).all()
     errors = [s.error for s in steps]
     assert errors == sorted(errors, reverse=True)
+
+
+def test_senseless_options_are_refused() -> None:
+    for options in ({"maxshrink": 3}, {"grid": 0}, {"norm": "abc"}):
+        with pytest.raises(QlabError, match="mse needs norm > 0"):
+            get_method("mse", **options)
+    with pytest.raises(QlabError, match="centered"):
+        quantize(heavy_tailed(0), "int4-g32-centered", "mse")
 
 
 def test_options_bound_the_search() -> None:

@@ -68,6 +68,17 @@ def test_methods_satisfy_the_protocol_and_name_themselves() -> None:
         assert isinstance(method, Method) and method.name == name and not method.needs
 
 
+def test_half_precision_weights_are_computed_in_single() -> None:
+    W = torch.randn(8, 128, generator=torch.Generator().manual_seed(5)).bfloat16()
+    for name in ("rtn", "mse"):
+        assert torch.equal(quantize(W, "int8-row-sym", name).codes, quantize(W.float(), "int8-row-sym", name).codes)
+
+
+def test_a_parameter_leaves_its_gradient_behind() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2, 128))
+    assert not quantize(parameter, "int4").dequantize().requires_grad
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(QlabError, match="unknown method 'rnt': did you mean rtn"):
         quantize(torch.ones(2, 128), "int4", "rnt")
