@@ -28,7 +28,7 @@ test: setup ## check style, types and floors, run every test and lesson, build t
 	@echo "== 4/5 book"
 	@$(BIN)/python book/build.py
 	@echo "== 5/5 browser tests"
-	@$(PYTEST) -m browser tests
+	@$(PYTEST) -n 3 --dist load -m browser tests/book tests/lab
 	@echo "== all passed"
 
 lint: setup ## style, types and floors only
