@@ -3,6 +3,8 @@
 BIN := .venv/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 PYTEST := OMP_NUM_THREADS=1 QLAB_PROGRESS=0 $(BIN)/python -m pytest -q
+# What passed on exactly these files is not run twice (AGAIN=1 runs it in any case); unit tests always run.
+ONCE := $(BIN)/python scripts/once.py
 PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help setup lab test lint book record bench demo clean
@@ -24,11 +26,11 @@ test: setup ## check style, types and floors, run every test and lesson, build t
 	@echo "== 2/5 unit and property tests"
 	@$(PYTEST) $(PARALLEL) -m "not browser" tests
 	@echo "== 3/5 lessons, output by output"
-	@$(PYTEST) $(PARALLEL) --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
+	@$(ONCE) lessons env $(PYTEST) $(PARALLEL) --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
 	@echo "== 4/5 book"
-	@$(BIN)/python book/build.py
+	@$(ONCE) book $(BIN)/python book/build.py
 	@echo "== 5/5 browser tests"
-	@$(PYTEST) -n 3 --dist load -m browser tests/book tests/lab
+	@$(ONCE) browser env $(PYTEST) -n 3 --dist load -m browser tests/book tests/lab
 	@echo "== all passed"
 
 lint: setup ## style, types and floors only
