@@ -13,26 +13,35 @@ class Stats:
 
     One calibration pass feeds GPTQ (`gram` = XᵀX), AWQ (`mean_abs`) and the importance matrix (`mean_sq`). Sums are
     kept in float64, so their order does not show; memory is `in²` numbers with the Gram matrix and `2·in` without.
+    `cross`, on request, is Σ (x_float − x)·xᵀ: what the float model would have sent beyond X (GPTAQ, arXiv 2504.02692).
     """
 
-    def __init__(self, in_features: int, gram: bool = True):
+    def __init__(self, in_features: int, gram: bool = True, cross: bool = False):
         self.tokens = 0
         self.abs_sum = torch.zeros(in_features, dtype=torch.float64)
         self.sq_sum = torch.zeros(in_features, dtype=torch.float64)
         self.gram = torch.zeros(in_features, in_features, dtype=torch.float64) if gram else None
+        self.cross = torch.zeros(in_features, in_features, dtype=torch.float64) if cross else None
 
-    def update(self, X: Tensor, name: str = "input") -> None:
-        """Add activations `X [..., in]`; NaN or infinity in them raises QlabError naming `name`."""
-        X = X.detach().reshape(-1, X.shape[-1]).double()  # [tokens, in]
+    def update(self, X: Tensor, name: str = "input", X_float: Tensor | None = None) -> None:
+        """Add activations `X [..., in]`; NaN or infinity in them raises QlabError naming `name`.
+
+        The products of one call are computed in float32 (float64 for float64 X) and summed in float64. X_float: the
+        same tokens' inputs in the float model, for `cross`.
+        """
+        X = X.detach().reshape(-1, X.shape[-1])  # [tokens, in]
+        X = X if X.dtype == torch.float64 else X.float()
         if X.shape[-1] != len(self.abs_sum):
             raise QlabError(f"{name} has {X.shape[-1]} channels: these statistics hold {len(self.abs_sum)}")
         if not X.isfinite().all():
             raise QlabError(f"{name} holds NaN or infinite activations: look at the layer before it, or run in float32")
         self.tokens += len(X)
-        self.abs_sum += X.abs().sum(0)
-        self.sq_sum += X.square().sum(0)
+        self.abs_sum += X.abs().sum(0, dtype=torch.float64)
+        self.sq_sum += X.square().sum(0, dtype=torch.float64)
         if self.gram is not None:
             self.gram += X.T @ X
+        if self.cross is not None and X_float is not None:
+            self.cross += (X_float.detach().reshape(X.shape).to(X.dtype) - X).T @ X
 
     @property
     def mean_abs(self) -> Tensor:

@@ -45,13 +45,13 @@ class MSE:
         if spec.rule == "centered":
             raise QlabError(f"mse cannot search {spec}: the rule `centered` is for scales; use rtn")
         plan = plan or LinearPlan()
-        shrink = yield from self._search(plan.clipped(W), spec)
+        shrink = yield from self.search(plan.clipped(W), spec)
         lo, hi = extremes(plan.clipped(W), spec)
         Q = round_to_nearest(plan.clipped(W), spec, fit(lo * shrink, hi * shrink, spec), plan.rounding)
         yield from group_steps(W, Q, grain)
         return Q
 
-    def _search(self, W: Tensor, spec: QuantSpec) -> Steps[Tensor]:
+    def search(self, W: Tensor, spec: QuantSpec) -> Steps[Tensor]:
         """The best shrink of each group, [lines, groups]."""
         lo, hi = extremes(W, spec)
         best = torch.full_like(lo, torch.inf)
