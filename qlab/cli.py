@@ -100,7 +100,7 @@ def compare(
 @app.command()
 def estimate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP + " Or just its config.json.", show_default=False)],
-    spec: Annotated[str | None, typer.Option(help="How linear layers are stored, such as int4-g128-asym.")] = None,
+    spec: Annotated[str | None, typer.Option(help=SPEC_HELP)] = None,
     context: Annotated[int, typer.Option(help="Tokens in the KV cache.")] = 4096,
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     as_json: Json = False,
@@ -109,7 +109,8 @@ def estimate(
     from qlab.memory import estimate as run
     from qlab.models import load_config
 
-    result = run(load_config(model), spec, context=context, batch=batch)
+    formats = _recipe(spec, "rtn") if spec and _is_file(spec) else spec  # a spec speaks of fused experts too
+    result = run(load_config(model), formats, context=context, batch=batch)
     _print({"model": model, **result.to_dict(), "size_bytes": result.weights_bytes}, result, as_json)
 
 
@@ -178,7 +179,7 @@ def _check_method(method: str, spec: str | None) -> None:
     from qlab.methods import get_method
 
     get_method(method)
-    if method != "rtn" and (spec is None or spec.endswith((".yaml", ".yml"))):
+    if method != "rtn" and (spec is None or _is_file(spec)):
         remedy = "add --spec" if spec is None else f"{spec} names its own methods"
         raise QlabError(f"--method {method} would have no effect: {remedy}")
 
@@ -212,13 +213,16 @@ def _ids(tokenizer: Any, text: str, limit: int | None, built_in_limit: int, prot
     return ids, bos if wants_bos else None
 
 
+def _is_file(spec: str) -> bool:
+    return spec.endswith((".yaml", ".yml"))
+
+
 def _recipe(spec: str, method: str) -> Any:
     """A recipe from a spec name or a YAML file."""
     from qlab.recipes import Recipe
 
     _check_method(method, spec)
-    is_file = spec.endswith((".yaml", ".yml"))
-    return Recipe.load(spec) if is_file else Recipe.of(spec.strip(), method)
+    return Recipe.load(spec) if _is_file(spec) else Recipe.of(spec.strip(), method)
 
 
 def _quantized(model: Any, spec: str | None, method: str) -> tuple[Any, dict[str, Any]]:

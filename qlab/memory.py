@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -25,6 +25,14 @@ def weights_bytes(params: float, bits_per_weight: float) -> float:
 def kv_bytes(layers: int, kv_heads: int, head_dim: int, tokens: int, batch: int = 1, bits: float = 16) -> float:
     """Bytes of the KV cache: one key and one value of `head_dim` numbers per layer, KV head and token."""
     return weights_bytes(2 * layers * kv_heads * head_dim * tokens * batch, bits)
+
+
+class Formats(Protocol):
+    """What stores each linear in a format of its own: a `Recipe`."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    def resolve(self, model: nn.Module) -> Any: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ class MemoryEstimate:
 
 def estimate(
     config: Any,
-    spec: QuantSpec | str | None = None,
+    spec: QuantSpec | str | Formats | None = None,
     *,
     context: int = 4096,
     batch: int = 1,
@@ -105,6 +113,7 @@ def estimate(
     """Memory of a causal language model, exact in its parameters, from a transformers config alone.
 
     `spec` quantizes every linear layer and fused expert; embeddings and the head stay 16-bit (None: all do).
+    A recipe decides layer by layer and leaves fused experts at 16 bits, as `quantize_` does.
     `kv_bits` are those of one cached number. Of a multimodal config the text decoder is counted. QlabError
     for a config that is no causal language model's, and for a spec that does not fit its shapes.
     """
@@ -116,19 +125,20 @@ def estimate(
     embeddings, linears, others = _parts(model)
     if quantizer and not linears:
         raise QlabError(f"{text.model_type} has no linear layer to quantize; estimate it without a spec")
+    bits = _stored_bits(model, linears, quantizer)
     per_token, cache = _cache_bytes(text, context, kv_bits)
     return MemoryEstimate(
         name=getattr(config, "_name_or_path", "") or text.model_type,
-        spec=str(quantizer) if quantizer else "16-bit",
+        spec="16-bit" if quantizer is None else str(getattr(quantizer, "name", quantizer)),
         context=context,
         batch=batch,
         kv_bits=kv_bits,
         linear_params=_count(linears),
         embedding_params=_count(embeddings),
         other_params=_count(others),
-        linear_bytes=sum(weights_bytes(W.numel(), _bits(W, quantizer)) for W in linears),
-        embedding_bytes=weights_bytes(_count(embeddings), FLOAT_BITS),
-        other_bytes=weights_bytes(_count(others), FLOAT_BITS),
+        linear_bytes=_size(linears, bits),
+        embedding_bytes=_size(embeddings, bits) + _size(_shared_with_a_quantized_head(model, bits), {}),
+        other_bytes=_size(others, bits),
         kv_bytes_per_token=per_token,
         kv_bytes=cache * batch,
         runtime_bytes=RUNTIME_BYTES,
@@ -172,10 +182,29 @@ def _parts(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], li
     return embeddings, [p for p in body if id(p) in matrices], [p for p in body if id(p) not in matrices]
 
 
-def _bits(W: nn.Parameter, spec: QuantSpec | None) -> float:
-    """Bits per weight of one matrix [out, in] or stack of experts [experts, out, in]."""
+def _stored_bits(model: nn.Module, linears: list[nn.Parameter], spec: QuantSpec | Formats | None) -> dict[int, float]:
+    """Bits per weight by the id of the parameter; what is not there has 16."""
     if spec is None:
-        return FLOAT_BITS
+        return {}
+    if isinstance(spec, QuantSpec):
+        return {id(W): _bits(W, spec) for W in linears}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    by_name = named | {name.removesuffix(".weight"): W for name, W in named.items()}  # plans name modules
+    return {id(by_name[plan.name]): plan.bits_per_weight for plan in spec.resolve(model).layers}
+
+
+def _size(parameters: list[nn.Parameter], bits: dict[int, float]) -> float:
+    return sum(weights_bytes(W.numel(), bits.get(id(W), FLOAT_BITS)) for W in parameters)
+
+
+def _shared_with_a_quantized_head(model: nn.Module, bits: dict[int, float]) -> list[nn.Parameter]:
+    """Tied embeddings whose head is quantized: the table itself stays in 16 bits beside it."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return [W for W in model.parameters() if id(W) in tables and bits.get(id(W), FLOAT_BITS) != FLOAT_BITS]
+
+
+def _bits(W: nn.Parameter, spec: QuantSpec) -> float:
+    """Bits per weight of one matrix [out, in] or stack of experts [experts, out, in]."""
     shape = (W.shape[-2], W.shape[-1])
     spec.check(shape, f"linear layer {shape}")
     return spec.bits_per_weight(shape)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from httpx import HTTPError
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # type: ignore[attr-defined]  # httpx's or httpx2's: of the client that this version uses
+    LocalEntryNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -25,6 +31,9 @@ __all__ = ["LoadedModel", "cache_dir", "load", "load_config"]
 # Never pickle: weights come from safetensors only.
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
 _OFFLINE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, HTTPError, OSError)
+
+HUB_SECONDS = 3.0
+"""How long to wait for a sign of the hub; its own client tries for 23 seconds and more before it gives up."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ def load_config(name_or_path: str | Path) -> Any:
         return _config(path)
     if _is_local(name):
         return _config(_existing(path))
-    return _config(Path(_from_hub(name, lambda: hf_hub_download(name, "config.json"))))
+    return _config(Path(_from_hub(name, partial(hf_hub_download, name, "config.json"))))
 
 
 def _open(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
@@ -74,7 +83,7 @@ def _open(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
         return model_from_gguf(path, dtype)
     if _is_local(name):
         return _open_folder(_existing(path), dtype)
-    return _open_folder(Path(_from_hub(name, lambda: snapshot_download(name, allow_patterns=_HUB_FILES))), dtype)
+    return _open_folder(Path(_from_hub(name, partial(snapshot_download, name, allow_patterns=_HUB_FILES))), dtype)
 
 
 def _is_local(name: str) -> bool:
@@ -90,17 +99,28 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _from_hub(name: str, download: Any) -> str:
+def _from_hub(name: str, download: Callable[..., str]) -> str:
+    """The path of what `download` fetches, or of its cached copy when the hub is out of reach."""
+    online = _hub_answers()
     try:
         with quiet():
-            return str(download())
+            return str(download(local_files_only=not online))
     except _OFFLINE as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        silent = not online and isinstance(error, LocalEntryNotFoundError)
+        reason = f"{constants.ENDPOINT} does not answer" if silent else _first_line(error)
         known = ", ".join(BUILDERS)
         raise QlabError(
             f"no such model here, and the hub cannot give it: {name}: {reason}; check the spelling and the network,"
             f" or use a local folder, a .gguf file or a built-in model ({known})"
         ) from error
+
+
+def _hub_answers() -> bool:
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except (HTTPError, OSError):
+        return False
+    return True
 
 
 def _open_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:

@@ -120,6 +120,15 @@ def test_estimate_reads_a_config_alone(folder: Path, tmp_path: Path) -> None:
     assert result["total_bytes"] > result["weights_bytes"] == result["size_bytes"]
 
 
+def test_estimate_takes_recipes(folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "whole.yaml"
+    recipe.write_text("version: 1\nname: whole\nrules:\n  - {match: '*', weight: int4-g32-asym}\n")
+    whole, body = (answer("estimate", folder, "--spec", spec) for spec in (recipe, "int4-g32-asym"))
+    assert whole["spec"] == "whole"
+    assert whole["linear_bytes"] == body["linear_bytes"]
+    assert whole["embedding_bytes"] != body["embedding_bytes"]  # the head as well
+
+
 def test_inspect_lists_linears(folder: Path) -> None:
     rows = answer("inspect", folder, "--layer", "*.0.mlp.*", "--spec", "int4-g32-asym")["rows"]
     assert [row["layer"].split(".")[-1] for row in rows] == ["gate_proj", "up_proj", "down_proj"]

@@ -18,6 +18,7 @@ from transformers import (
 
 from qlab.errors import QlabError
 from qlab.memory import RUNTIME_BYTES, estimate, kv_bytes, weights_bytes
+from qlab.recipes import Recipe, Rule
 from qlab.spec import QuantSpec
 
 LLAMA_2_7B = LlamaConfig(
@@ -112,6 +113,24 @@ def test_without_a_spec_every_weight_has_16_bits():
 def test_explicit_head_dim():
     config = LlamaConfig(**TINY, head_dim=16, num_key_value_heads=2)
     assert estimate(config).kv_bytes_per_token == 2 * 2 * 2 * 16 * 2
+
+
+def test_a_recipe_decides_by_layer():
+    skip, rest = Rule("lm_head", skip="kept"), Rule("*", QuantSpec.parse("int4-g32-asym"))
+    first = Rule("model.layers.0.*", QuantSpec.parse("int8-g32-asym"))
+    result = estimate(LlamaConfig(**TINY), Recipe("mixed", (skip, first, rest)))
+    eight, four = (estimate(LlamaConfig(**TINY), spec).linear_bytes for spec in ("int8-g32-asym", "int4-g32-asym"))
+    assert result.spec == "mixed"
+    assert result.linear_bytes == (eight + four) / 2
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_quantized_head_stands_beside_the_embeddings(tied):
+    result = estimate(
+        LlamaConfig(**TINY, tie_word_embeddings=tied), Recipe("all", (Rule("*", QuantSpec.parse("int8-row-sym")),))
+    )
+    head = 96 * 32 * QuantSpec.parse("int8-row-sym").bits_per_weight((96, 32)) / 8
+    assert result.embedding_bytes == 96 * 32 * 2 + head
 
 
 def test_fused_experts_are_linears():

@@ -1,10 +1,13 @@
 """Opening models, and every way in which one can be broken."""
 
 import json
+import socket
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -126,6 +129,17 @@ def test_hub_without_network_says_what_to_do(opener, monkeypatch):
     with pytest.raises(QlabError, match=r"no-one/no-model: .*local folder.*reference, reference-768") as error:
         opener("no-one/no-model")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("opener", [load, load_config])
+def test_a_silent_hub_is_given_up_soon(opener, monkeypatch):
+    monkeypatch.setattr("qlab.models.HUB_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(QlabError, match=r"no-one/no-model: http://127.* does not answer; check the spelling"):
+            opener("no-one/no-model")
+    assert time.monotonic() - started < constants.HF_HUB_ETAG_TIMEOUT  # the hub's own client waits that long, six times
 
 
 def test_a_misspelt_built_in_name_lists_the_built_ins(monkeypatch):
