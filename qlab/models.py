@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # type: ignore[attr-defined]  # httpx's or httpx2's: of the client that this version uses
+    HTTPError,  # httpx's or httpx2's: that of the client which this version uses
     LocalEntryNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
