@@ -25,6 +25,7 @@ _PUBLIC = {
     "models": ["load", "load_config"],
     "texts": ["load_text", "tokens"],
     "fixtures": ["load_fixture"],
+    "calibration": ["Calibration"],
     "run": ["quantize_", "quantized_copy"],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

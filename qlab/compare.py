@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qlab.calibration import Calibration
 from qlab.errors import QlabError
 from qlab.evaluate import Evaluation, evaluate_many
 from qlab.nn import packed_bytes
@@ -56,18 +57,20 @@ def compare(
     window: int = 512,
     protocol: str = "windows",
     bos_id: int | None = None,
+    calibration: Calibration | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Quantize copies of `model` by each recipe (or spec name) and evaluate all of them in one pass over `ids`.
 
-    The copies share embeddings and norms, so each costs one byte a weight; the float model runs once per window.
+    `calibration` serves the methods that need one. The copies share embeddings and norms, so each costs one byte a
+    weight; the float model runs once per window.
     """
     copies: dict[str, nn.Module] = {name: model}
     reports: dict[str, RunReport] = {}
     for recipe in [r if isinstance(r, Recipe) else Recipe.of(r) for r in recipes]:
         if recipe.name in copies:
             raise QlabError(f"two rows would be called {recipe.name!r}: drop one, or give the recipes different names")
-        copies[recipe.name], reports[recipe.name] = quantized_copy(model, recipe, progress=progress)
+        copies[recipe.name], reports[recipe.name] = quantized_copy(model, recipe, calibration, progress=progress)
     evaluations = evaluate_many(
         copies, ids, reference=model, window=window, protocol=protocol, bos_id=bos_id, progress=progress
     )

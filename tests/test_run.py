@@ -1,11 +1,14 @@
 """The driver: every linear accounted for, nothing touched before all is checked, a plugin is a method like ours."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from qlab.blocks import BlockStream
+from qlab.calibration import Calibration
 from qlab.compare import compare
 from qlab.errors import QlabError
 from qlab.evaluate import evaluate
@@ -126,3 +129,72 @@ def test_a_method_that_needs_calibration_is_refused_by_name() -> None:
     load_plugin(PLUGIN)
     with pytest.raises(QlabError, match=r"method 'needy' for model\.layers\.0.* needs calibration activations"):
         quantize_(tiny(), Recipe.of("int4-g32-asym", "needy"), progress=False)
+
+
+def calibrated(seqlen: int = 24) -> Calibration:
+    return Calibration(ids(8 * seqlen).reshape(8, seqlen), "random ids", 0)
+
+
+def test_calibrated_methods_go_block_by_block_with_what_quantized_predecessors_send() -> None:
+    model = tiny()
+    copy, report = quantized_copy(model, Recipe.of("int3-g32-asym", "gptq"), calibrated(), progress=False)
+    assert report.facts()["quantized"] == 14 and report.calibration == "8 × 24 tokens of random ids, seed 0"
+    # by hand: the second block's inputs come from the first block as quantized
+    by_hand = copy_with_first_block_quantized(model, copy)
+    stream = BlockStream(by_hand, calibrated().ids)
+    stream.advance(0)
+    stats = stream.observe(1, ["mlp.down_proj"])["mlp.down_proj"]
+    wanted = quantize(model.model.layers[1].mlp.down_proj.weight, "int3-g32-asym", "gptq", stats=stats)
+    assert torch.equal(copy.model.layers[1].mlp.down_proj.qtensor.codes, wanted.codes)
+
+
+def copy_with_first_block_quantized(model: LlamaForCausalLM, quantized: torch.nn.Module) -> torch.nn.Module:
+    twin = deepcopy(model)
+    twin.model.layers[0] = quantized.model.layers[0]
+    return twin
+
+
+def test_the_report_compares_each_layer_with_plain_rounding() -> None:
+    _, report = quantized_copy(tiny(), Recipe.of("int3-g32-asym", "gptq"), calibrated(), progress=False)
+    rows = [row for row in report.rows if row.status == "quantized"]
+    assert all(0 < row.rel_output < row.rtn_output for row in rows)
+    assert {"rel_output", "rtn_output"} <= report.table()[0].keys()
+    plain = quantize_(tiny(), "int3-g32-asym", progress=False)
+    assert not {"rel_output", "rtn_output", "note"} & plain.table()[0].keys() and "calibration" not in plain.facts()
+
+
+def test_a_calibration_changes_nothing_where_no_method_needs_it() -> None:
+    with_text = quantized_copy(tiny(), "int4-g32-asym", calibrated(), progress=False)[0]
+    without = quantized_copy(tiny(), "int4-g32-asym", progress=False)[0]
+    name = "model.layers.1.mlp.up_proj"
+    assert torch.equal(with_text.get_submodule(name).qtensor.codes, without.get_submodule(name).qtensor.codes)
+
+
+def test_gptaq_runs_beside_the_float_model() -> None:
+    plain, asymmetric = (
+        quantized_copy(tiny(), Recipe.of("int3-g32-asym", "gptq", alpha=a), calibrated(), progress=False)[0]
+        for a in (0.0, 0.25)
+    )
+    first, second = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"
+    same = [torch.equal(plain.get_submodule(n).qtensor.codes, asymmetric.get_submodule(n).qtensor.codes)
+            for n in (first, second)]  # fmt: skip
+    assert same == [True, False]  # the first linears see what the float model sees
+
+
+def test_calibrated_methods_outside_the_blocks_are_refused() -> None:
+    gptq = Recipe.from_dict({"version": 1, "rules": [{"match": "*", "method": "gptq", "weight": "int4-g32-asym"}]})
+    with pytest.raises(QlabError, match=r"lm_head lies outside the blocks model\.layers\.\*"):
+        quantize_(tiny(), gptq, calibrated(), progress=False)
+
+
+def test_what_goes_wrong_in_a_layer_names_it() -> None:
+    model = tiny()
+    model.model.layers[1].post_attention_layernorm.weight.data.zero_()
+    with pytest.raises(QlabError, match=r"^model\.layers\.1\.mlp\.\w+_proj: gptq: every input of the layer was zero"):
+        quantize_(model, Recipe.of("int4-g32-asym", "gptq"), calibrated(), progress=False)
+
+
+def test_raised_damping_is_reported() -> None:
+    short = Calibration(ids(4).reshape(1, 4), "four tokens")
+    _, report = quantized_copy(tiny(), Recipe.of("int4-g32-asym", "gptq", damp=0.0), short, progress=False)
+    assert any("damping raised to" in row["note"] for row in report.table() if "note" in row)

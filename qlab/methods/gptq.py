@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -63,7 +64,7 @@ class GPTQ:
         plan: LinearPlan | None = None,
         grain: str = "layer",
     ) -> Steps[QTensor]:
-        """A Step "damping" for each raise of it, then one per block, or per column ("column": with the weights so far).
+        """A Step "damping" for each raise of it, then one per block, or per column (with the weights so far).
 
         error is Σ((w − w_hat)/U_jj)² of the columns so far: at the end exactly tr(E·H·Eᵀ) of the damped H.
         """
@@ -148,7 +149,7 @@ def hessian_factor(H: Tensor, damp: float = 0.01) -> Tensor:
     L, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
     if info or not L.isfinite().all():
         raise QlabError(
-            f"the Hessian is not positive definite with damping {damp:g}: raise it, or calibrate on more text"
+            f"the Hessian is not positive definite with damping {damp:g}: raise it or calibrate on more text"
         )
     eye = torch.eye(len(H), dtype=H.dtype)
     return torch.linalg.solve_triangular(L, eye, upper=False).flip(0, 1)
@@ -165,8 +166,8 @@ def _factor(H: Tensor, damp: float, tokens: int) -> Steps[Tensor]:
             damp = min(max(10 * damp, 1e-4), MAX_DAMP)
             yield Step("damping", attempt, 10, damp)
     raise QlabError(
-        f"gptq: XᵀX stays indefinite with damping up to {MAX_DAMP:g}: {tokens} calibration tokens for {len(H)} channels;"
-        " calibrate on more text"
+        f"gptq: XᵀX stays indefinite with damping up to {MAX_DAMP:g}: {tokens} calibration tokens for {len(H)} "
+        "channels; calibrate on more text"
     )
 
 
@@ -213,7 +214,7 @@ class _Groups:
         step = block if self.static else max(self.size, block // self.size * self.size)
         starts = {i + k for i in range(0, self.length, step) for k in range(0, step, block) if i + k < self.length}
         bounds = [*sorted(starts), self.length]
-        yield from zip(bounds, bounds[1:], strict=False)
+        yield from pairwise(bounds)
 
     def reach(self, j: int, T: Tensor) -> None:
         """Fit the group that begins at position j from the weights as they are now (T [in, out])."""

@@ -1,0 +1,135 @@
+"""Blocks: a decoder one transformer block at a time, each with the inputs that the blocks before it really produce."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from qlab.errors import QlabError
+from qlab.nn import QLinear
+from qlab.stats import Stats
+
+
+class _Reached(Exception):
+    """Raised by the last block's stand-in: nothing behind it is needed."""
+
+
+def decoder_blocks(model: nn.Module) -> tuple[str, list[nn.Module]]:
+    """The name of the list of transformer blocks, and the blocks: the longest list whose modules hold linears."""
+    lists = [(name, list(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    stacks = [(n, blocks) for n, blocks in lists if blocks and all(any(_linears(b)) for b in blocks)]
+    if not stacks:
+        raise QlabError(f"{type(model).__name__} has no list of blocks with linears: calibration goes block by block")
+    return max(stacks, key=lambda stack: (len(stack[1]), -len(stack[0])))
+
+
+def _linears(block: nn.Module) -> Iterator[nn.Module]:
+    return (m for m in block.modules() if isinstance(m, nn.Linear | QLinear))
+
+
+class BlockStream:
+    """Calibration tokens on their way through a model: `observe` block i, change it, then `advance` through it.
+
+    ids: [samples, tokens]. Only one block's inputs are held: [1, tokens, hidden] for each sample, and as many again
+    with `float_path`, which also follows what the unchanged model would have sent (GPTAQ).
+    """
+
+    def __init__(self, model: nn.Module, ids: Tensor, float_path: bool = False):
+        self.path, self.blocks = decoder_blocks(model)
+        self._calls: list[tuple[tuple, dict[str, Any]]] = []
+        self.hidden = [self._enter(model, sample[None]) for sample in ids]
+        self.float_hidden = list(self.hidden) if float_path else None
+
+    def name(self, index: int) -> str:
+        """The name of block `index` in the model, such as "model.layers.0"."""
+        return f"{self.path}.{index}"
+
+    @torch.no_grad()
+    def _enter(self, model: nn.Module, sample: Tensor) -> Tensor:
+        """What enters the first block; every block's other arguments (masks, rotary tables) are noted on the way."""
+        calls: list[tuple[tuple, dict[str, Any]]] = []
+        entered: list[Tensor] = []
+
+        def stand_in(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            entered.append(hidden_states)
+            calls.append((args, kwargs))
+            if len(calls) == len(self.blocks):
+                raise _Reached
+            return hidden_states
+
+        with _forward(self.blocks, stand_in), suppress(_Reached):
+            model(input_ids=sample, use_cache=False)
+        if len(calls) != len(self.blocks):
+            raise QlabError(
+                f"{type(model).__name__} calls {len(calls)} of its {len(self.blocks)} blocks: unknown build"
+            )
+        self._calls = calls  # samples are equally long and unpadded, so these are the same for all of them
+        return entered[0]
+
+    def _run(self, index: int, x: Tensor) -> Tensor:
+        args, kwargs = self._calls[index]
+        out = self.blocks[index](x, *args, **kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+    @torch.no_grad()
+    def observe(self, index: int, linears: Iterable[str], cross: bool = False) -> dict[str, Stats]:
+        """Statistics of the inputs of `linears` (names inside the block); linears fed by one tensor share theirs."""
+        block = self.blocks[index]
+        modules = {name: cast(nn.Linear, block.get_submodule(name)) for name in linears}
+        leaders = self._leaders(index, modules)
+        stats = {n: Stats(modules[n].in_features, cross=cross) for n in set(leaders.values())}
+        for i, x in enumerate(self.hidden):
+            floats: dict[str, Tensor] = {}
+            if cross and self.float_hidden is not None:
+                with _inputs({n: modules[n] for n in stats}, floats.__setitem__):
+                    self._run(index, self.float_hidden[i])
+            with _inputs({n: modules[n] for n in stats}, lambda n, X: self._add(stats, index, n, X, floats)):  # noqa: B023
+                self._run(index, x)
+        if self.float_hidden is not None:
+            self.float_hidden = [self._run(index, x) for x in self.float_hidden]
+        return {name: stats[leader] for name, leader in leaders.items()}
+
+    def _add(self, stats: dict[str, Stats], index: int, name: str, X: Tensor, floats: dict[str, Tensor]) -> None:
+        stats[name].update(X, f"the input of {self.name(index)}.{name}", floats.get(name))
+
+    def _leaders(self, index: int, modules: dict[str, nn.Linear]) -> dict[str, str]:
+        """For each linear the first one that reads the same tensor; one short run tells."""
+        seen: dict[str, Tensor] = {}
+        with _inputs(modules, seen.__setitem__):
+            self._run(index, self.hidden[0])
+        if missing := modules.keys() - seen.keys():
+            raise QlabError(f"{self.name(index)}.{min(missing)} was never called during calibration: skip it by a rule")
+        return {n: next(m for m, X in seen.items() if X is seen[n]) for n in modules}
+
+    @torch.no_grad()
+    def advance(self, index: int) -> None:
+        """Replace the inputs by what block `index`, as it is now, makes of them."""
+        for i, x in enumerate(self.hidden):
+            self.hidden[i] = self._run(index, x)
+
+
+@contextmanager
+def _forward(blocks: list[nn.Module], stand_in: Any) -> Iterator[None]:
+    """Let `stand_in` answer in place of every block."""
+    for block in blocks:
+        block.forward = stand_in
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+@contextmanager
+def _inputs(modules: dict[str, nn.Linear], take: Any) -> Iterator[None]:
+    """Hand every input of the named linears to `take(name, X)`."""
+    handles = [m.register_forward_pre_hook(lambda _, args, n=n: take(n, args[0])) for n, m in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
