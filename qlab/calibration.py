@@ -33,7 +33,7 @@ class Calibration:
 
 
 def calibration(
-    tokenizer: Any, text: str | Path = "pydoc", *, samples: int = 32, seqlen: int = 512, seed: int = 0
+    tokenizer: Any, text: str | Path = "shakespeare", *, samples: int = 32, seqlen: int = 512, seed: int = 0
 ) -> Calibration:
     """`samples` windows of `seqlen` tokens, drawn without overlap from a built-in text or a file, by `seed`.
 

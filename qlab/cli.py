@@ -23,7 +23,11 @@ Corpus = Annotated[str, typer.Option(help="A built-in text (britannica, pydoc, s
 Tokens = Annotated[int | None, typer.Option(help="Use at most this many tokens of the text.", show_default=False)]
 Window = Annotated[int, typer.Option(help="Tokens per window; the incomplete last one is dropped.")]
 Protocol = Annotated[str, typer.Option(help="`windows` (papers: every prediction) or `llama.cpp` (second half).")]
-Method = Annotated[str, typer.Option(help="Method: rtn, mse, or one that a plugin adds; a YAML recipe names its own.")]
+Method = Annotated[str, typer.Option(help="Method: `qlab methods` lists them; a YAML recipe names its own.")]
+Calib = Annotated[str, typer.Option(help="Text for methods that calibrate (gptq): a built-in one or a file, not TEXT.")]
+Samples = Annotated[int, typer.Option(help="Calibration windows.")]
+Seqlen = Annotated[int, typer.Option(help="Tokens per calibration window.")]
+Seed = Annotated[int, typer.Option(help="Seed that draws the calibration windows.")]
 Plugin = Annotated[list[Path] | None, typer.Option(help="A Python file that registers methods.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
@@ -48,6 +52,10 @@ def eval_(
     tokens: Tokens = None,
     window: Window = 512,
     protocol: Protocol = "windows",
+    calibration: Calib = "shakespeare",
+    samples: Samples = 32,
+    seqlen: Seqlen = 512,
+    seed: Seed = 0,
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
@@ -63,7 +71,9 @@ def eval_(
     loaded = _load(model)
     ids, bos = _ids(loaded.tokenizer, text, tokens, BUILT_IN_TOKENS, protocol)
     base = _load(reference).model if reference else loaded.model if spec else None
-    candidate, cost = _quantized(loaded.model, spec, method)
+    recipe = _recipe(spec, method) if spec else None
+    calibrated = _calibration([recipe] if recipe else [], loaded.tokenizer, text, calibration, samples, seqlen, seed)
+    candidate, cost = _quantized(loaded.model, recipe, calibrated)
     result = evaluate(candidate, ids, reference=base, window=window, protocol=protocol, bos_id=bos)
     data = {"model": loaded.name, "text": text, **cost, **result.to_dict()}
     _emit(data, as_json, lambda: _eval_text(data, result))
@@ -78,6 +88,10 @@ def compare(
     tokens: Tokens = None,
     window: Window = 512,
     protocol: Protocol = "windows",
+    calibration: Calib = "shakespeare",
+    samples: Samples = 32,
+    seqlen: Seqlen = 512,
+    seed: Seed = 0,
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
@@ -93,8 +107,13 @@ def compare(
         raise QlabError("--specs is empty: give one or more, such as int8-row-sym,int4-g128-asym")
     loaded = _load(model)
     ids, bos = _ids(loaded.tokenizer, text, tokens, COMPARE_TOKENS, protocol)
-    result = run(loaded.model, ids, recipes, name=loaded.name, window=window, protocol=protocol, bos_id=bos)
-    _print({"text": text, **result.to_dict()}, result, as_json)
+    calibrated = _calibration(recipes, loaded.tokenizer, text, calibration, samples, seqlen, seed)
+    result = run(
+        loaded.model, ids, recipes, name=loaded.name, window=window, protocol=protocol, bos_id=bos,
+        calibration=calibrated,
+    )  # fmt: skip
+    source = {"calibration": calibrated.title} if calibrated else {}
+    _print({"text": text, **source, **result.to_dict()}, result, as_json)
 
 
 @app.command()
@@ -225,15 +244,31 @@ def _recipe(spec: str, method: str) -> Any:
     return Recipe.load(spec) if _is_file(spec) else Recipe.of(spec.strip(), method)
 
 
-def _quantized(model: Any, spec: str | None, method: str) -> tuple[Any, dict[str, Any]]:
+def _calibration(
+    recipes: list[Any], tokenizer: Any, text: str, calibration: str, samples: int, seqlen: int, seed: int
+) -> Any:
+    """The calibration windows where a method of the recipes needs them, else None."""
+    from qlab.calibration import calibration as draw
+    from qlab.methods import get_method
+
+    rules = [rule for recipe in recipes for rule in recipe.rules if rule.skip is None]
+    if not any(get_method(rule.method, **rule.options).needs for rule in rules):
+        return None
+    if calibration == text:
+        raise QlabError(f"--calibration {calibration} is the evaluation text too, which flatters results: use another")
+    return draw(tokenizer, calibration, samples=samples, seqlen=seqlen, seed=seed)
+
+
+def _quantized(model: Any, recipe: Any, calibrated: Any) -> tuple[Any, dict[str, Any]]:
     """The model to evaluate and what it costs to store."""
     from qlab.nn import packed_bytes
     from qlab.run import quantized_copy
 
-    if spec is None:
+    if recipe is None:
         return model, {"bits_per_weight": 16.0, "size_bytes": packed_bytes(model)}
-    copy, report = quantized_copy(model, _recipe(spec, method))
-    return copy, {
+    copy, report = quantized_copy(model, recipe, calibrated)
+    source = {"calibration": report.calibration} if report.calibration else {}
+    return copy, source | {
         "recipe": report.recipe.name,
         "bits_per_weight": report.bits_per_weight,
         "size_bytes": report.size_bytes,

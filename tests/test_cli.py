@@ -102,6 +102,22 @@ def test_compare_lists_rows(folder: Path) -> None:
     assert keys | {"size_bytes"} <= rows[1].keys()
 
 
+def test_calibrated_methods_get_their_windows(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("pack my box with five dozen liquor jugs " * 12)
+    text = ("--text", folder / "text.txt", "--window", 32, "--method", "gptq")
+    windows = ("--calibration", other, "--samples", 8, "--seqlen", 32, "--seed", 3)
+    result = answer("eval", folder, *text, *windows, "--spec", "int3-g32-asym")
+    assert result["calibration"] == "8 × 32 tokens of other.txt, seed 3" and result["kl_mean"] > 0
+    compared = answer("compare", folder, *text, *windows, "--specs", "int3-g32-asym")
+    assert compared["calibration"] == result["calibration"]
+    assert compared["rows"][1]["kl_mean"] == pytest.approx(result["kl_mean"], rel=1e-6)
+    same = qlab("eval", folder, *text, "--calibration", folder / "text.txt", "--spec", "int3-g32-asym")
+    assert same.returncode == 2 and "is the evaluation text too" in same.stderr
+    short = qlab("eval", folder, *text, "--calibration", other, "--spec", "int3-g32-asym")
+    assert short.returncode == 2 and "holds 0 windows" not in short.stderr and "a window 512" in short.stderr
+
+
 def test_compare_takes_recipes_and_plugins(folder: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "edges.yaml"
     recipe.write_text("version: 1\nname: edges\nrules:\n  - {match: '*', method: stochastic, weight: int4-g32-asym}\n")
