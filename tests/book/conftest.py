@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from browser import chromium, stay_inside
+from filelock import FileLock
 from playwright.sync_api import Browser, Page
 from shots import HTML, draw_everything, served
 
@@ -41,7 +42,9 @@ class Opened:
 @pytest.fixture(scope="session")
 def book() -> Iterator[str]:
     """The address of the book, built by the reader's own command (seconds when nothing changed)."""
-    result = subprocess.run([sys.executable, BOOK / "build.py"], capture_output=True, text=True, check=False)
+    HTML.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(HTML.parent / ".lock"):  # workers side by side would write the same files
+        result = subprocess.run([sys.executable, BOOK / "build.py"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     with served(HTML) as address:
         yield address
