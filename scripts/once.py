@@ -30,9 +30,9 @@ def digest(command: list[str]) -> str | None:
     tree = files()
     if not tree or not ENVIRONMENT.is_file():
         return None
-    # browser tests are skipped without a browser, except under CI: both decide what a pass means
-    browser = os.environ.get("QLAB_CHROMIUM") or shutil.which("chromium") or ""
-    parts = hashlib.sha256("\0".join([*command, browser, os.environ.get("CI", "")]).encode())
+    # without a browser its tests are skipped, except under CI, where they fail: that decides what a pass means
+    browser = os.environ.get("QLAB_CHROMIUM") or shutil.which("chromium") or f"none, CI={os.environ.get('CI')}"
+    parts = hashlib.sha256("\0".join([*command, browser]).encode())
     for path in (ENVIRONMENT, *tree):
         content = path.read_bytes() if path.is_file() else b""  # a deleted file, or a link to a folder
         parts.update(f"\0{path.relative_to(ROOT)}\0{len(content)}\0".encode() + content)
