@@ -13,6 +13,9 @@ from qlab.errors import QlabError
 from qlab.nn import QLinear
 from qlab.stats import Stats
 
+BATCH_TOKENS = 4096
+"""Tokens that go through a block at once: enough that dequantizing a weight costs little beside using it."""
+
 
 class _Reached(Exception):
     """Raised by the last block's stand-in: nothing behind it is needed."""
@@ -34,14 +37,15 @@ def _linears(block: nn.Module) -> Iterator[nn.Module]:
 class BlockStream:
     """Calibration tokens on their way through a model: `observe` block i, change it, then `advance` through it.
 
-    ids: [samples, tokens]. Only one block's inputs are held: [1, tokens, hidden] for each sample, and as many again
-    with `float_path`, which also follows what the unchanged model would have sent (GPTAQ).
+    ids: [samples, tokens]. Only one block's inputs are held, [samples, tokens, hidden] in batches,
+    and as many again with `float_path`, which also follows what the unchanged model would have sent (GPTAQ).
     """
 
     def __init__(self, model: nn.Module, ids: Tensor, float_path: bool = False):
         self.path, self.blocks = decoder_blocks(model)
         self._calls: list[tuple[tuple, dict[str, Any]]] = []
-        self.hidden = [self._enter(model, sample[None]) for sample in ids]
+        entered = torch.cat([self._enter(model, sample[None]) for sample in ids])
+        self.hidden = list(entered.split(max(1, BATCH_TOKENS // ids.shape[1])))
         self.float_hidden = list(self.hidden) if float_path else None
 
     def name(self, index: int) -> str:
@@ -67,7 +71,7 @@ class BlockStream:
             raise QlabError(
                 f"{type(model).__name__} calls {len(calls)} of its {len(self.blocks)} blocks: unknown build"
             )
-        self._calls = calls  # samples are equally long and unpadded, so these are the same for all of them
+        self._calls = calls  # samples are equally long and unpadded: these are the same for all, and broadcast
         return entered[0]
 
     def _run(self, index: int, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, PhiConfig, Qwen3Config
 
+from qlab import blocks as blocks_module
 from qlab.blocks import BlockStream, decoder_blocks
 from qlab.errors import QlabError
 
@@ -32,8 +33,8 @@ def test_inputs_equal_those_of_the_whole_model(config: object) -> None:
     with torch.no_grad():
         states = [model(input_ids=row[None], output_hidden_states=True).hidden_states for row in IDS]
     for i in range(3):
-        for row, hidden in enumerate(stream.hidden):
-            assert torch.allclose(hidden, states[row][i], rtol=0, atol=1e-12)
+        for row, hidden in enumerate(torch.cat(stream.hidden)):
+            assert torch.allclose(hidden, states[row][i][0], rtol=0, atol=1e-12)
         stream.advance(i)
 
 
@@ -54,6 +55,18 @@ def test_statistics_equal_those_of_the_whole_model(config: object) -> None:
     for name, stats in stream.observe(1, names).items():
         assert stats.tokens == IDS.numel()
         assert torch.allclose(stats.gram, kept[name].T @ kept[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
+def test_batches_change_nothing(config: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = BlockStream(tiny(config), IDS)
+    monkeypatch.setattr(blocks_module, "BATCH_TOKENS", 24)  # two samples, then the one left over
+    parts = BlockStream(tiny(config), IDS)
+    assert [len(h) for h in parts.hidden] == [2, 1] and len(whole.hidden) == 1
+    for i in range(2):
+        whole.advance(i)
+        parts.advance(i)
+    assert torch.allclose(torch.cat(parts.hidden), torch.cat(whole.hidden), rtol=0, atol=1e-12)
 
 
 def test_linears_fed_by_one_tensor_share_statistics() -> None:
