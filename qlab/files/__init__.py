@@ -1,0 +1,1 @@
+"""Files: folders and containers of quantized models, read strictly."""

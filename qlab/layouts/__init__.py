@@ -1,0 +1,1 @@
+"""Layouts: QTensor ↔ the tensors of a file format, one small class each."""
