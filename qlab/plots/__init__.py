@@ -1,12 +1,14 @@
 """Figures: each function is one call that returns a plotly figure in the shared theme."""
 
 from qlab.plots.evaluation import compare_bars, paired_errors, perplexity_protocols, rate_distortion
+from qlab.plots.gptq import calibration_curves
 from qlab.plots.memory import memory_stack
 from qlab.plots.position import loss_by_position
 from qlab.plots.theme import figure, finish, rounded
 from qlab.plots.weights import heatmap, histogram, outlier_map, staircase
 
 __all__ = [
+    "calibration_curves",
     "compare_bars",
     "figure",
     "finish",
