@@ -41,9 +41,10 @@ lint: setup ## style, types and floors only
 book: setup ## write book/_build/html (needs Node)
 	@$(BIN)/python book/build.py
 
-record: setup ## make the recorded tables of data/records again (half an hour)
+record: setup ## make the recorded tables of data/records again (an hour and a half)
 	@$(BIN)/python scripts/make_record_ranking.py --windows 8
 	@$(BIN)/python scripts/make_record_protocols.py --chunks 10
+	@$(BIN)/python scripts/make_record_calibration.py --windows 8
 
 bench: setup ## this machine's read ceiling, and the speed of each operation beside a plain copy
 	@$(BIN)/python -m qlab.bench
