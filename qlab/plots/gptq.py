@@ -1,5 +1,6 @@
 """Figures of calibrated quantization: what the amount and the kind of calibration text are worth."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,15 +25,27 @@ def calibration_curves(
     lines: values that need no calibration, such as plain rounding and the reference, drawn across with their names.
     """
     texts = list(dict.fromkeys(row["text"] for row in rows))
+    sizes = sorted({row["tokens"] for row in rows})
     traces = [_curve([row for row in rows if row["text"] == text], text, value, i) for i, text in enumerate(texts)]
+    traces += [_across(name, height, sizes, i) for i, (name, height) in enumerate((lines or {}).items())]
     label = METRICS.get(value, Metric(value)).label
     fig = figure(*traces, title=title, x="calibration tokens", y=label, caption=caption)
-    for name, height in (lines or {}).items():
-        line, words = {"color": GREY, "dash": "dot", "width": 1.5}, {"text": name, "font": {"color": GREY}}
-        fig.add_hline(y=rounded(float(height)), line=line, annotation=words)
-    sizes = sorted({row["tokens"] for row in rows})
     fig.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{n:,}" for n in sizes])
-    return fig.update_yaxes(type="log", nticks=8)
+    heights = _doublings([row[value] for row in rows] + list((lines or {}).values()))
+    return fig.update_yaxes(type="log", tickvals=heights, ticktext=[f"{v:g}" for v in heights])
+
+
+def _doublings(values: Sequence[float]) -> list[float]:
+    """Round ticks from below the smallest value to above the largest, each twice the one before."""
+    first = 10.0 ** math.floor(math.log10(min(values)))
+    ticks = [first * 2**k for k in range(math.ceil(math.log2(max(values) / first)) + 1)]
+    return rounded([t for t in ticks if t >= min(values) / 2])
+
+
+def _across(name: str, height: float, sizes: Sequence[int], index: int) -> go.Scatter:
+    """A grey line over all sizes."""
+    line = {"color": GREY, "dash": ("dot", "solid")[index % 2], "width": 1.5}
+    return go.Scatter(name=name, x=[sizes[0], sizes[-1]], y=rounded([height, height]), mode="lines", line=line)
 
 
 def _curve(rows: Sequence[Row], text: str, value: str, index: int) -> go.Scatter:

@@ -24,9 +24,16 @@ def test_bars_reach_the_lowest_and_the_highest_draw():
 
 
 def test_lines_across_carry_their_names():
-    fig = calibration_curves(ROWS, lines={"plain rounding": 97.6734, "reference": 18.67})
-    assert [shape.y0 for shape in fig.layout.shapes] == [97.67, 18.67]
-    assert [note.text for note in fig.layout.annotations] == ["plain rounding", "reference"]
+    *_, rounding, reference = calibration_curves(ROWS, lines={"plain rounding": 97.6734, "16 bits": 18.67}).data
+    assert (rounding.name, list(rounding.x), list(rounding.y)) == ("plain rounding", [2048, 8192], [97.67, 97.67])
+    assert (reference.name, list(reference.y)) == ("16 bits", [18.67, 18.67])
+    assert rounding.line.dash != reference.line.dash
+
+
+def test_ticks_double_and_enclose_the_values():
+    fig = calibration_curves(ROWS, lines={"16 bits": 18.67})
+    assert list(fig.layout.yaxis.tickvals) == [10, 20, 40, 80, 160]
+    assert list(fig.layout.yaxis.ticktext) == ["10", "20", "40", "80", "160"]
 
 
 def test_other_columns_and_the_ticks():
