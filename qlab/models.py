@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from qlab.cache import cache_dir
 from qlab.errors import QlabError
+from qlab.files.huggingface import open_quantized, quantization_of
 from qlab.from_gguf import config_from_gguf, model_from_gguf, quiet
 from qlab.reference import BUILDERS, reference_folder
 
@@ -48,7 +49,9 @@ class LoadedModel:
 def load(
     name_or_path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> LoadedModel:
-    """Open "reference", "reference-768", a Hugging Face folder, a hub id or a .gguf file as a float model.
+    """Open "reference", "reference-768", a Hugging Face folder, a hub id or a .gguf file.
+
+    Weights are floats of `dtype`; linears stored as GPTQ, AWQ or compressed-tensors stay quantized (QLinear).
 
     Errors: QlabError naming what is missing or unreadable and what to do about it.
     """
@@ -127,6 +130,9 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any
     config = _config(folder)
     _check_causal(config, folder)
     _check_weights(folder)
+    if quantization_of(config):
+        with quiet():
+            return open_quantized(folder, config, dtype), _tokenizer(folder)
     try:
         with quiet():
             # Mismatched sizes are let through here to be named by _check_complete.
@@ -138,12 +144,19 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
         raise QlabError(f"transformers cannot load {folder}: {_first_line(error)}; check its files") from error
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], opened)
     _check_complete(info, folder)
-    return model, tokenizer
+    return model, _tokenizer(folder)
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
+        raise QlabError(f"transformers cannot load {folder}: {_first_line(error)}; check its files") from error
 
 
 def _config(path: Path) -> Any:
