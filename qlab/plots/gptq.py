@@ -43,9 +43,18 @@ def _doublings(values: Sequence[float]) -> list[float]:
 
 
 def _across(name: str, height: float, sizes: Sequence[int], index: int) -> go.Scatter:
-    """A grey line over all sizes."""
-    line = {"color": GREY, "dash": ("dot", "solid")[index % 2], "width": 1.5}
-    return go.Scatter(name=name, x=[sizes[0], sizes[-1]], y=rounded([height, height]), mode="lines", line=line)
+    """A grey line over all sizes with its name at the right end: the legend has no room for it."""
+    return go.Scatter(
+        name=name,
+        x=[sizes[0], sizes[-1]],
+        y=rounded([height, height]),
+        text=["", name],
+        textposition="top left",
+        textfont={"color": GREY, "size": 12},
+        mode="lines+text",
+        line={"color": GREY, "dash": cycle(("dot", "solid"), index), "width": 1.5},
+        showlegend=False,
+    )
 
 
 def _curve(rows: Sequence[Row], text: str, value: str, index: int) -> go.Scatter:

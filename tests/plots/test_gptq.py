@@ -28,6 +28,7 @@ def test_lines_across_carry_their_names():
     assert (rounding.name, list(rounding.x), list(rounding.y)) == ("plain rounding", [2048, 8192], [97.67, 97.67])
     assert (reference.name, list(reference.y)) == ("16 bits", [18.67, 18.67])
     assert rounding.line.dash != reference.line.dash
+    assert rounding.text[-1] == "plain rounding" and not rounding.showlegend
 
 
 def test_ticks_double_and_enclose_the_values():
