@@ -49,7 +49,7 @@ def _across(name: str, height: float, sizes: Sequence[int], index: int) -> go.Sc
         x=[sizes[0], sizes[-1]],
         y=rounded([height, height]),
         text=["", name],
-        textposition="top left",
+        textposition=cycle(("bottom left", "top left"), index),
         textfont={"color": GREY, "size": 12},
         mode="lines+text",
         line={"color": GREY, "dash": cycle(("dot", "solid"), index), "width": 1.5},
