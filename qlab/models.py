@@ -52,7 +52,6 @@ def load(
     """Open "reference", "reference-768", a Hugging Face folder, a hub id or a .gguf file.
 
     Weights are floats of `dtype`; linears stored as GPTQ, AWQ or compressed-tensors stay quantized (QLinear).
-
     Errors: QlabError naming what is missing or unreadable and what to do about it.
     """
     name = str(name_or_path)

@@ -150,9 +150,12 @@ def _fill(model: PreTrainedModel, stored: _Tensors, dtype: torch.dtype) -> None:
         first = next(name for name in tied if name in stored)
         shared = nn.Parameter(_cast(stored, first, stored[first], shape, dtype), requires_grad=False)
         for name in tied:  # where the file holds each of them, they are not tied
-            own = _cast(stored, name, stored[name], shape, dtype) if name in stored and name != first else None
-            tie = own is None or torch.equal(own, shared)
-            _set(model, name, shared if tie else nn.Parameter(own, requires_grad=False))
+            if name in stored and name != first:
+                own = _cast(stored, name, stored[name], shape, dtype)
+                if not torch.equal(own, shared):
+                    _set(model, name, nn.Parameter(own, requires_grad=False))
+                    continue
+            _set(model, name, shared)
     for name, buffer in _persistent_buffers(model):
         if name not in stored:
             raise QlabError(f"incomplete checkpoint: {stored.folder} lacks {name}; {AGAIN}")
