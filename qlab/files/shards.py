@@ -56,7 +56,7 @@ def entries(path: Path) -> list[Entry]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(min(length, path.stat().st_size)))
         header.pop("__metadata__", None)
         found = [
             Entry(name, t["dtype"], tuple(t["shape"]), path, 8 + length + t["data_offsets"][0], _size(t))

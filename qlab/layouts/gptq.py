@@ -155,14 +155,14 @@ class GPTQv2:
 
     def specs(self, config: Mapping[str, Any]) -> SpecOf:
         """By bits, group_size and sym, changed by the first pattern of `dynamic` that matches a name from its start."""
-        dynamic = config.get("dynamic") or {}
-        patterns = [(key.startswith("-:"), _pattern(key), value) for key, value in dynamic.items()]
+        base = _spec(config)
+        rules = [
+            (_pattern(key), None if key.startswith("-:") else _spec({**config, **override}))
+            for key, override in (config.get("dynamic") or {}).items()
+        ]
 
         def spec_of(name: str) -> QuantSpec | None:
-            for skip, pattern, override in patterns:
-                if pattern.match(name):
-                    return None if skip else _spec({**config, **override})
-            return _spec(config)
+            return next((spec for pattern, spec in rules if pattern.match(name)), base)
 
         return spec_of
 

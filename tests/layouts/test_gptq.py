@@ -158,4 +158,4 @@ def test_other_tools_spellings_are_read() -> None:
     assert spec_of("a.q_proj") == QuantSpec.parse("int4-g64-asym")
     for bad, message in [({"bits": 5}, "bits 5 in a gptq"), ({"bits": 4, "group_size": 0}, "group_size 0")]:
         with pytest.raises(QlabError, match=message):
-            V1.specs({"quant_method": "gptq", **bad})("x")
+            V1.specs({"quant_method": "gptq", **bad})
