@@ -111,6 +111,8 @@ def side_files(
                 shutil.copyfile(path, folder / path.name)
             config = json.loads((source / "config.json").read_text())
         config["quantization_config"] = dict(quantization_config)
+        if isinstance(model.get_output_embeddings(), QLinear):
+            config["tie_word_embeddings"] = False  # the head has codes of its own now
         _write_json(folder / "config.json", config)
         if quantization_config["quant_method"] == "gptq":
             _write_json(folder / "quantize_config.json", quantization_config)

@@ -56,6 +56,7 @@ def test_two_specs_and_a_quantized_head_come_back(tmp_path: Path) -> None:
     model = tiny(Recipe.from_dict({"version": 1, "rules": rules}))
     for layout in ("gptq", "compressed-tensors"):
         opened = load(save_quantized(model, tokenizer(), tmp_path / layout, layout)).model
+        assert opened.config.tie_word_embeddings is False
         assert torch.equal(logits(opened), logits(model))
         assert isinstance(opened.lm_head, QLinear) and isinstance(opened.model.layers[0].mlp.down_proj, torch.nn.Linear)
     with pytest.raises(QlabError, match="v_proj has 8 bits: awq stores 4|lm_head has 8 bits"):
