@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from qlab.errors import QlabError
 from qlab.files.shards import shard_files
-from qlab.layouts import Layout, layout_of
+from qlab.layouts import Layout, SpecOf, layout_of
 from qlab.nn import QLinear
 
 METHODS = ("gptq", "awq", "compressed-tensors")
@@ -40,19 +41,16 @@ def open_quantized(folder: Path, config: Any, dtype: torch.dtype = torch.float32
     quantization = quantization_of(config)
     if quantization is None:
         raise QlabError(f"{folder}: config.json has no quantization_config of {', '.join(METHODS)}: use qlab.load")
-    try:
-        layout = layout_of(quantization)
-        spec_of = layout.specs(quantization)
-    except QlabError as error:
-        raise QlabError(f"{folder / 'config.json'}: {error}") from error
+    layout, spec_of = _described(folder, quantization)
     model = _skeleton(folder, config, dtype)
     with _Tensors(folder) as stored:
-        for name, linear in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
-            if f"{name}.{layout.codes_key}" in stored:
-                spec = spec_of(name)
-                if spec is None:
-                    raise QlabError(f"{folder}: {name} is quantized, but its config.json excludes it; {AGAIN}")
-                model.set_submodule(name, _qlinear(stored, layout, name, linear, spec, dtype))
+        with _once(folder):
+            for name, linear in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
+                if f"{name}.{layout.codes_key}" in stored:
+                    spec = spec_of(name)
+                    if spec is None:
+                        raise QlabError(f"{folder}: {name} is quantized, but its config.json excludes it; {AGAIN}")
+                    model.set_submodule(name, _qlinear(stored, layout, name, linear, spec, dtype))
         if not any(isinstance(m, QLinear) for m in model.modules()):
             raise QlabError(f"{folder}: config.json says {layout.name}, but no linear is stored so; {AGAIN}")
         _fill(model, stored, dtype)
@@ -63,6 +61,28 @@ def open_quantized(folder: Path, config: Any, dtype: torch.dtype = torch.float32
                 "has no place; copy config.json and weights from one model"
             )
     return model
+
+
+def _described(folder: Path, quantization: Mapping[str, Any]) -> tuple[Layout, SpecOf]:
+    """The layout that a folder's `quantization_config` names, and what it says of each linear."""
+    try:
+        layout = layout_of(quantization)
+        return layout, layout.specs(quantization)
+    except QlabError as error:
+        raise QlabError(f"{folder / 'config.json'}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise QlabError(f"{folder / 'config.json'}: damaged quantization_config ({what}); {AGAIN}") from error
+
+
+@contextmanager
+def _once(folder: Path) -> Iterator[None]:
+    """Give each warning that arises in the body once, with the folder's name, however many layers cause it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        warnings.warn(f"{folder}: {text}", stacklevel=4)
 
 
 class _Tensors:

@@ -45,6 +45,10 @@ def up(key: str, tensor: torch.Tensor | None) -> dict[str, torch.Tensor | None]:
 BROKEN = {
     "unknown format": (lambda f: configure(f, checkpoint_format="marlin"), r"config\.json: .*marlin.*: qlab reads"),
     "bits": (lambda f: configure(f, bits=5), "bits 5 in a gptq configuration"),
+    "overrides that are none": (
+        lambda f: configure(f, dynamic={"x": 3}),
+        r"config\.json: damaged quantization_config \(TypeError",
+    ),
     "another width": (lambda f: configure(f, bits=8), r"q_proj: qweight is \(8, 64\) where .* \(16, 64\)"),
     "another group": (lambda f: configure(f, group_size=16), r"_proj: qzeros is \(2, 8\) where .* \(4, 8\)"),
     "excluded": (lambda f: configure(f, dynamic={"-:.*up_proj": {}}), f"{UP} is quantized, but its config.json"),
@@ -114,8 +118,9 @@ def test_what_old_checkpoints_store_and_nobody_needs_is_ignored(folder: Path) ->
 
 def test_a_wrong_label_is_read_right_and_said(folder: Path) -> None:
     configure(folder, checkpoint_format="gptq_v2")
-    with pytest.warns(UserWarning, match="the zero points are those of gptq, the label says gptq_v2"):
+    with pytest.warns(UserWarning, match="model: the zero points are those of gptq, the label says gptq_v2") as warned:
         opened = load(folder)
+    assert len(warned) == 1  # for all 14 layers
     assert torch.equal(logits(opened.model), logits(tiny("int4-g32-sym")))
 
 
