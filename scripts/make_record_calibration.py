@@ -58,9 +58,10 @@ CELLS = (
     Cell("rtn", None, spec="int4-g128-asym"),
     Cell(spec="int4-g128-asym"),
     *(Cell(text=text, samples=samples) for samples in SIZES for text in DOMAINS if (samples, text) != (64, DOMAINS[0])),
-    *(Cell(options=options) for options in ({"act_order": "none"}, {"act_order": "desc"}, {"alpha": 0.25})),
+    *(Cell(options={"act_order": order}) for order in ("none", "desc")),
+    *(Cell(text=text, options={"damp": 1.0}) for text in ("shakespeare", "pydoc", "other pages")),
     Cell(text="pydoc", options={"damp": 0.1}),
-    *(Cell(samples=samples, seed=seed) for samples, seed in ((16, 1), (64, 1), (16, 2))),
+    *(Cell(samples=samples, seed=seed) for seed in (1, 2) for samples in (16, 64)),
 )
 
 
