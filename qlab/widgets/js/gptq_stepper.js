@@ -1,7 +1,7 @@
 import { choice, digits, html, linear, panel, path, slider, svg } from "./draw.js";
 
 const WIDTH = 720, LEFT = 58, CELL = 16, TALL = 14, MATRIX = 74, PLAY_MS = 380;
-const NAMES = { none: "left to right", desc: "loudest first", static: "loudest, static groups" };
+const NAMES = { none: "left to right", desc: "loudest first", static: "static groups" };
 const WORDS = {
   none: "columns from left to right, each group's scale fitted when it is reached",
   desc: "loudest columns first, and the first eight of them share a group: stored columns need a group index",
