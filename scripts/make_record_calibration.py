@@ -2,7 +2,7 @@
 
 Each cell quantizes every linear, with what its quantized predecessors send it, and reads the same britannica pages.
 
-python scripts/make_record_calibration.py [--windows 8] [--threads 1] [--resume]     about 40 minutes on one core
+python scripts/make_record_calibration.py [--windows 8] [--threads 1] [--resume]     about an hour on one core
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ CELLS = (
     Cell("rtn", None, spec="int4-g128-asym"),
     Cell(spec="int4-g128-asym"),
     *(Cell(text=text, samples=samples) for samples in SIZES for text in DOMAINS if (samples, text) != (64, DOMAINS[0])),
-    *(Cell(options={"act_order": order}) for order in ("none", "desc")),
+    *(Cell(options=options) for options in ({"act_order": "none"}, {"act_order": "desc"}, {"alpha": 0.25})),
     *(Cell(text=text, options={"damp": 1.0}) for text in ("shakespeare", "pydoc", "other pages")),
     Cell(text="pydoc", options={"damp": 0.1}),
     *(Cell(samples=samples, seed=seed) for seed in (1, 2) for samples in (16, 64)),
