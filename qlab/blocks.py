@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from qlab.errors import QlabError
+from qlab.families import Fold
 from qlab.nn import QLinear
+from qlab.plan import LinearPlan
+from qlab.spec import QuantSpec
 from qlab.stats import Stats
 
 BATCH_TOKENS = 4096
@@ -37,8 +41,9 @@ def _linears(block: nn.Module) -> Iterator[nn.Module]:
 class BlockStream:
     """Calibration tokens on their way through a model: `observe` block i, change it, then `advance` through it.
 
-    ids: [samples, tokens]. Only one block's inputs are held, [samples, tokens, hidden] in batches,
-    and as many again with `float_path`, which also follows what the unchanged model would have sent (GPTAQ).
+    ids: [samples, tokens]. Only one block's inputs are held, [samples, tokens, hidden] in batches, and as many again
+    with `float_path`, which also follows what the unchanged model would have sent (GPTAQ, learned rounding):
+    `advance_float` through block i before it is changed.
     """
 
     def __init__(self, model: nn.Module, ids: Tensor, float_path: bool = False):
@@ -74,14 +79,19 @@ class BlockStream:
         self._calls = calls  # samples are equally long and unpadded: these are the same for all, and broadcast
         return entered[0]
 
-    def _run(self, index: int, x: Tensor) -> Tensor:
+    def run(self, index: int, X: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Block `index` on X [samples, tokens, hidden]; `weights` stand in for those of its linears, by name."""
         args, kwargs = self._calls[index]
-        out = self.blocks[index](x, *args, **kwargs)
+        replaced = {f"{name}.weight": W for name, W in (weights or {}).items()}
+        out = torch.func.functional_call(self.blocks[index], replaced, (X, *args), kwargs)
         return out[0] if isinstance(out, tuple) else out
 
     @torch.no_grad()
     def observe(self, index: int, linears: Iterable[str], cross: bool = False) -> dict[str, Stats]:
-        """Statistics of the inputs of `linears` (names inside the block); linears fed by one tensor share theirs."""
+        """Statistics of the inputs of `linears` (names inside the block), in the order they run in.
+
+        Linears fed by one tensor share one Stats.
+        """
         block = self.blocks[index]
         modules = {name: cast(nn.Linear, block.get_submodule(name)) for name in linears}
         leaders = self._leaders(index, modules)
@@ -90,11 +100,9 @@ class BlockStream:
             floats: dict[str, Tensor] = {}
             if cross and self.float_hidden is not None:
                 with _inputs({n: modules[n] for n in stats}, floats.__setitem__):
-                    self._run(index, self.float_hidden[i])
+                    self.run(index, self.float_hidden[i])
             with _inputs({n: modules[n] for n in stats}, lambda n, X: self._add(stats, index, n, X, floats)):  # noqa: B023
-                self._run(index, x)
-        if self.float_hidden is not None:
-            self.float_hidden = [self._run(index, x) for x in self.float_hidden]
+                self.run(index, x)
         return {name: stats[leader] for name, leader in leaders.items()}
 
     def _add(self, stats: dict[str, Stats], index: int, name: str, X: Tensor, floats: dict[str, Tensor]) -> None:
@@ -104,16 +112,59 @@ class BlockStream:
         """For each linear the first one that reads the same tensor; one short run tells."""
         seen: dict[str, Tensor] = {}
         with _inputs(modules, seen.__setitem__):
-            self._run(index, self.hidden[0])
+            self.run(index, self.hidden[0])
         if missing := modules.keys() - seen.keys():
             raise QlabError(f"{self.name(index)}.{min(missing)} was never called during calibration: skip it by a rule")
-        return {n: next(m for m, X in seen.items() if X is seen[n]) for n in modules}
+        return {n: next(m for m, X in seen.items() if X is seen[n]) for n in seen}
 
     @torch.no_grad()
     def advance(self, index: int) -> None:
         """Replace the inputs by what block `index`, as it is now, makes of them."""
         for i, x in enumerate(self.hidden):
-            self.hidden[i] = self._run(index, x)
+            self.hidden[i] = self.run(index, x)
+
+    @torch.no_grad()
+    def advance_float(self, index: int) -> None:
+        """The float path's inputs become its outputs: the targets of block `index`, which is still unchanged."""
+        if self.float_hidden is not None:
+            self.float_hidden = [self.run(index, x) for x in self.float_hidden]
+
+
+@dataclass
+class StreamedBlock:
+    """Block `index` of a stream as a pass sees it: `qlab.passes.Block`."""
+
+    stream: BlockStream
+    index: int
+    linears: Mapping[str, nn.Linear]
+    specs: Mapping[str, QuantSpec]
+    stats: dict[str, Stats]
+    folds: Sequence[Fold]
+    plans: dict[str, LinearPlan] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.plans = {name: self.plans.get(name, LinearPlan()) for name in self.linears}
+
+    @property
+    def name(self) -> str:
+        """The block's name in the model."""
+        return self.stream.name(self.index)
+
+    @property
+    def inputs(self) -> Sequence[Tensor]:
+        """Batches [samples, tokens, hidden] as the quantized predecessors send them."""
+        return self.stream.hidden
+
+    @torch.no_grad()
+    def target(self, batch: int) -> Tensor:
+        """What the float block answers to a batch: on the float model's inputs where the stream follows them."""
+        if self.stream.float_hidden is not None:
+            return self.stream.float_hidden[batch]
+        return self.stream.run(self.index, self.stream.hidden[batch])
+
+    def forward(self, X: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """The block's output on X [samples, tokens, hidden] with some weights replaced, by linear name."""
+        return self.stream.run(self.index, X, weights)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from qlab.errors import QlabError
 from qlab.evaluate import Evaluation, evaluate_many
 from qlab.nn import packed_bytes
 from qlab.recipes import Recipe
-from qlab.run import RunReport, quantized_copy
+from qlab.report import RunReport
+from qlab.run import quantized_copy
 
 FLOAT_BITS = 16.0  # what the reference is stored in
 

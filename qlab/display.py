@@ -31,7 +31,7 @@ MAX_ROWS = 12
 
 HIGHER = {
     "qlab.recipes.rules": ("Recipe", "Resolution"),
-    "qlab.run": ("RunReport",),
+    "qlab.report": ("RunReport",),
     "qlab.evaluate": ("Evaluation",),
     "qlab.compare": ("Comparison",),
     "qlab.inspection": ("Inspection",),

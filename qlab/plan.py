@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
@@ -39,10 +39,19 @@ class LinearPlan:
         """W within the limits of `clip`."""
         return W if self.clip is None else W.clamp(*self.clip)
 
+    def then(self, later: LinearPlan) -> LinearPlan:
+        """This plan with what a later pass decided put in its place."""
+        parts = {f.name: getattr(later, f.name) for f in fields(self)}
+        return LinearPlan(**{k: getattr(self, k) if part is None else part for k, part in parts.items()})
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pass chose for a whole block: transforms to fold, and one LinearPlan per linear name."""
+    """What a pass chose for a whole block: transforms to fold, and one LinearPlan per linear name.
+
+    notes: by linear name, what the report says of the choice.
+    """
 
     transforms: tuple[Transform, ...] = ()
     linears: Mapping[str, LinearPlan] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)

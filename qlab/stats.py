@@ -52,3 +52,11 @@ class Stats:
     def mean_sq(self) -> Tensor:
         """Mean x² per input channel [in]: llama.cpp's importance matrix, and diag(XᵀX)/tokens."""
         return self.sq_sum / max(self.tokens, 1)
+
+    def rescaled(self, scale: Tensor) -> Stats:
+        """The statistics of X / scale [in]: what the linears read once their scale is folded into the module before."""
+        s = scale.double()
+        twin = Stats(len(s), gram=False)
+        twin.tokens, twin.abs_sum, twin.sq_sum = self.tokens, self.abs_sum / s, self.sq_sum / s.square()
+        twin.gram, twin.cross = (None if M is None else M / torch.outer(s, s) for M in (self.gram, self.cross))
+        return twin

@@ -1,13 +1,14 @@
 """The shape of a pass: what AWQ and its kin will be given, and what they give back."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
 
+from qlab.families import Fold
 from qlab.passes import Block, Pass, get_pass, register_pass
 from qlab.plan import LinearPlan, Plan, Transform
+from qlab.spec import QuantSpec
 from qlab.stats import Stats
 from qlab.step import Step, Steps, drain
 
@@ -18,12 +19,13 @@ def block() -> Block:
     stats.update(torch.arange(8.0).reshape(2, 4))
     X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
-    def forward(overrides: dict[str, torch.Tensor]) -> Sequence[torch.Tensor]:
-        return [X @ overrides.get("up", linear.weight).detach().T]
+    def forward(X: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        return X @ weights.get("up", linear.weight).detach().T
 
     return SimpleNamespace(
-        name="layers.0", linears={"up": linear}, folds={"norm": ["up"]}, stats={"up": stats}, inputs=[X],
-        float_inputs=[X], targets=forward({}), forward=forward,
+        name="layers.0", linears={"up": linear}, folds=[Fold(("up",), "norm")], stats={"up": stats}, inputs=[X],
+        specs={"up": QuantSpec.parse("int4-row-sym")}, plans={"up": LinearPlan()}, forward=forward,
+        target=lambda batch: forward(X, {}),
     )  # fmt: skip
 
 
@@ -32,10 +34,12 @@ def block() -> Block:
 class SquareRootScale:
     """What AWQ does with alpha fixed at one half: scale each input channel by √mean|x|."""
 
+    needs = frozenset({"abs"})
+
     def steps(self, block: Block) -> Steps[Plan]:
         scale = block.stats["up"].mean_abs.sqrt()
-        outputs = block.forward({"up": block.linears["up"].weight * 1.01})
-        loss = sum(float((a - b).square().sum()) for a, b in zip(outputs, block.targets, strict=True))
+        output = block.forward(block.inputs[0], {"up": block.linears["up"].weight * 1.01})
+        loss = float((output - block.target(0)).square().sum())
         yield Step("scale", 0, 1, loss, data={"scale": scale})
         return Plan((Transform(("up",), "in", scale, ("norm",)),), {"up": LinearPlan()})
 

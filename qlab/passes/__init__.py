@@ -1,45 +1,59 @@
-"""Passes: block → Plan, before the methods, one file each. Any pass composes with any method."""
+"""Passes: block → Plan, before the methods, one file each. Any pass composes with any method, and with other passes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from qlab.plan import Plan
+from qlab.families import Fold
+from qlab.plan import LinearPlan, Plan
 from qlab.registry import Registry
+from qlab.spec import QuantSpec
 from qlab.stats import Stats
 from qlab.step import Steps
 
 
 @runtime_checkable
 class Block(Protocol):
-    """One transformer block as a pass sees it.
+    """One transformer block as a pass sees it: float still, with what earlier passes chose already folded in.
 
-    linears: by name inside the block. folds: for each norm or linear that can take a scale, the linears that read its
-    output. stats: per linear. inputs: the block's inputs as the quantized predecessors produce them; float_inputs: as
-    the float model does; targets: the float block's outputs on `float_inputs`.
+    linears: those to be quantized, by name inside the block, in the order they run in; specs, stats and plans (what
+    earlier passes chose) by the same names. folds: where scales can go; none for a family qlab does not know.
+    inputs: batches [samples, tokens, hidden] as the quantized predecessors send them.
     """
 
     name: str
     linears: Mapping[str, nn.Linear]
-    folds: Mapping[str, Sequence[str]]
+    specs: Mapping[str, QuantSpec]
     stats: Mapping[str, Stats]
-    inputs: Sequence[Any]
-    float_inputs: Sequence[Any]
-    targets: Sequence[Tensor]
+    plans: Mapping[str, LinearPlan]
+    folds: Sequence[Fold]
+    inputs: Sequence[Tensor]
 
-    def forward(self, overrides: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        """The block's outputs on `inputs` with some weights replaced, by linear name."""
+    def target(self, batch: int) -> Tensor:
+        """What the float block answers to a batch: the float model's own where a pass needs "float_inputs"."""
+        ...
+
+    def forward(self, X: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """The block's output on X [samples, tokens, hidden] with some weights replaced, by linear name.
+
+        Differentiable in the weights.
+        """
         ...
 
 
 @runtime_checkable
 class Pass(Protocol):
-    """AWQ, SmoothQuant, rotations, AutoRound, AffineQuant: what to change in a block so that it quantizes well."""
+    """AWQ, clipping, learned rounding …: what to change in a block so that it quantizes well.
+
+    needs: statistics of the linears' inputs it cannot do without ("abs", "gram"), and "float_inputs" where its targets
+    come from the float model's own inputs.
+    """
 
     name: str
+    needs: frozenset[str]
 
     def steps(self, block: Block) -> Steps[Plan]:
         """Yield Steps while searching and return the Plan that the driver folds and hands to the methods."""
@@ -50,3 +64,5 @@ PASSES: Registry = Registry("pass")
 register_pass = PASSES.register
 get_pass = PASSES.get
 pass_names = PASSES.names
+
+from qlab.passes import awq, clip  # noqa: E402, F401  (the decorators in them fill PASSES)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,11 +30,15 @@ VERSION = 1
 _KINDS: tuple[tuple[str, type, str], ...] = (
     ("method", str, "a name"),
     ("options", dict, "a mapping"),
-    ("passes", list, "a list of names"),
+    ("passes", list, "a list of names, or of {name: options}"),
     ("weight", str, "a spec"),
     ("input", str, "a spec"),
     ("skip", str, "the reason"),
 )
+
+
+PassCall = tuple[str, Mapping[str, Any]]
+"""A pass's name and its options."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Rule:
     """What linears whose name matches get: a method (with options) and specs, or the reason they are skipped.
 
     match: a shell pattern ("model.layers.0.*") or, after "re:", a regular expression for the whole name.
+    passes: names with options; in YAML `passes: [awq, clip]` or `passes: [{awq: {rule: autoawq}}, clip]`.
     """
 
     match: str
@@ -49,15 +54,15 @@ class Rule:
     input: QuantSpec | None = None
     method: str = "rtn"
     options: Mapping[str, Any] = field(default_factory=dict)
-    passes: tuple[str, ...] = ()
+    passes: tuple[PassCall, ...] = ()
     skip: str | None = None
 
     def __post_init__(self) -> None:
         if (self.weight is None) == (self.skip is None):
             raise QlabError(f"rule {self.match!r}: give either `weight:` (a spec) or `skip:` (the reason)")
         get_method(self.method, **self.options)
-        for name in self.passes:
-            get_pass(name)
+        for name, options in self.passes:
+            get_pass(name, **options)
         if self.match.startswith("re:"):
             _compile(self.match)
 
@@ -74,7 +79,14 @@ class Rule:
             for f in dataclasses.fields(self)
             if f.name == "match" or getattr(self, f.name) != _default(f)
         }
-        return {k: str(v) if isinstance(v, QuantSpec) else list(v) if k == "passes" else v for k, v in rule.items()}
+        if "passes" in rule:
+            rule["passes"] = [{name: dict(options)} if options else name for name, options in self.passes]
+        return {k: str(v) if isinstance(v, QuantSpec) else v for k, v in rule.items()}
+
+    @property
+    def road(self) -> str:
+        """What a linear goes through, such as "awq+clip+gptq"."""
+        return "skip" if self.skip else "+".join([*(name for name, _ in self.passes), self.method])
 
 
 def _default(f: dataclasses.Field) -> Any:
@@ -123,7 +135,7 @@ class Resolution:
             {
                 "layer": layer.name,
                 "shape": f"{layer.shape[0]}×{layer.shape[1]}",
-                "method": "skip" if layer.rule.skip else "+".join([*layer.rule.passes, layer.rule.method]),
+                "method": layer.rule.road,
                 "weight": layer.rule.skip or str(layer.rule.weight),
                 "input": str(layer.rule.input or "float"),
                 "bits_per_weight": layer.bits_per_weight,
@@ -141,13 +153,20 @@ class Recipe:
 
     @classmethod
     def of(
-        cls, weight: str | QuantSpec, method: str = "rtn", *, input: str | QuantSpec | None = None, **options: Any
+        cls,
+        weight: str | QuantSpec,
+        method: str = "rtn",
+        *,
+        input: str | QuantSpec | None = None,
+        passes: Sequence[str | PassCall] = (),
+        **options: Any,
     ) -> Recipe:
-        """The same spec and method for every linear but the output head."""
+        """The same spec, method and passes for every linear but the output head."""
         spec = QuantSpec.parse(weight)
         head = Rule("lm_head", skip="output head kept in 16 bits")
-        body = Rule("*", spec, QuantSpec.parse(input) if input else None, method, options)
-        name = str(spec) if method == "rtn" else f"{method} {spec}"
+        calls = tuple((p, {}) if isinstance(p, str) else p for p in passes)
+        body = Rule("*", spec, QuantSpec.parse(input) if input else None, method, options, calls)
+        name = str(spec) if body.road == "rtn" else f"{body.road} {spec}"
         return cls(name + (f" a:{body.input}" if body.input else ""), (head, body))
 
     @classmethod
@@ -192,7 +211,7 @@ class Recipe:
         return [
             {
                 "match": rule.match,
-                "method": "skip" if rule.skip else "+".join([*rule.passes, rule.method]),
+                "method": rule.road,
                 "weight": rule.skip or str(rule.weight),
                 "input": str(rule.input or "float"),
             }
@@ -254,7 +273,18 @@ def _rule(index: int, data: Any) -> Rule:
         if not isinstance(data.get(key, kind()), kind):
             raise QlabError(f"rule {data['match']!r}: `{key}:` must be {words}, got {data[key]!r}")
     specs = {key: QuantSpec.parse(data[key]) for key in ("weight", "input") if key in data}
-    return Rule(**{**data, **specs, "passes": tuple(data.get("passes", ()))})
+    return Rule(**{**data, **specs, "passes": tuple(_pass(p, data["match"]) for p in data.get("passes", ()))})
+
+
+def _pass(entry: Any, match: str) -> PassCall:
+    """A pass of a YAML rule: its name, or a mapping of its name to its options."""
+    if isinstance(entry, str):
+        return entry, {}
+    if isinstance(entry, dict) and len(entry) == 1:
+        ((name, options),) = entry.items()
+        if isinstance(name, str) and isinstance(options or {}, dict):
+            return name, options or {}
+    raise QlabError(f"rule {match!r}: `passes:` holds {entry!r}: give a name, or {{name: {{option: value}}}}")
 
 
 def _known(data: dict, known: set[str], where: str) -> None:

@@ -70,7 +70,7 @@ def test_totals_weigh_layers_by_size() -> None:
         ("version: 1\nrules: [{match: '*', weight: int4, passes: [awqq]}]", "unknown pass 'awqq'"),
         ("version: 1\nrules: [{match: 're:(', weight: int4}]", "no regular expression"),
         ("version: 1\nrules: [{match: '*', weight: int4, options: 3}]", "`options:` must be a mapping, got 3"),
-        ("version: 1\nrules: [{match: '*', weight: int4, passes: null}]", "`passes:` must be a list of names"),
+        ("version: 1\nrules: [{match: '*', weight: int4, passes: null}]", "`passes:` must be a list of names, or of"),
         ("version: 1\nrules: [{match: '*', weight: int4, method: 5}]", "`method:` must be a name"),
         ("version: 1\nrules: {", "is not YAML"),
         ("just a string", "`version: 1` is missing"),
