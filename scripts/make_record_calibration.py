@@ -23,7 +23,7 @@ from qlab.calibration import Calibration, calibration
 from qlab.errors import QlabError
 from qlab.evaluate import Evaluation, evaluate
 from qlab.records import load_record, provenance, save_record
-from qlab.run import RunReport
+from qlab.report import RunReport
 
 NAME = "gptq_calibration"
 TEXT, WINDOW = "britannica", 512
@@ -130,7 +130,7 @@ def measure(loaded: Any, ids: Tensor, unread: Tensor) -> Callable[[Cell], dict[s
 def kept(resume: bool, evaluated: int) -> list[dict[str, Any]]:
     """Rows of an unfinished run on the same text that need not be measured again."""
     try:
-        old = load_record(NAME) if resume else {"text": {"tokens": None}}
+        old: dict[str, Any] = load_record(NAME) if resume else {"text": {"tokens": None}}
     except QlabError:  # nothing to resume
         return []
     names = {cell.name for cell in CELLS}
