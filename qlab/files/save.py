@@ -89,7 +89,7 @@ def stored_tensors(
     first: dict[int, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if first.setdefault(id(tensor), name) == name and wanted(name):
-            yield name, _narrowed(tensor.detach()).contiguous()
+            yield name, narrowed(tensor.detach()).contiguous()
 
 
 def side_files(
@@ -174,7 +174,7 @@ def _parts(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> Sequence[Path
     return paths
 
 
-def _narrowed(tensor: Tensor) -> Tensor:
+def narrowed(tensor: Tensor) -> Tensor:
     """A float32 tensor in the 16-bit dtype that holds each of its numbers exactly, if there is one."""
     if tensor.dtype == torch.float32:
         for dtype in (torch.bfloat16, torch.float16):
@@ -191,7 +191,7 @@ def _config(model: Any) -> dict[str, Any]:
     """The model's own config.json; its dtype is that in which the embedding is stored."""
     config: dict[str, Any] = json.loads(model.config.to_json_string())
     config["architectures"] = [type(model).__name__]
-    config["dtype"] = str(_narrowed(model.get_input_embeddings().weight.detach()).dtype).removeprefix("torch.")
+    config["dtype"] = str(narrowed(model.get_input_embeddings().weight.detach()).dtype).removeprefix("torch.")
     return config
 
 
