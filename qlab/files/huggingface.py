@@ -37,23 +37,23 @@ def open_quantized(folder: Path, config: Any, dtype: torch.dtype = torch.float32
         raise QlabError(f"{folder}: config.json has no quantization_config of {', '.join(METHODS)}: use qlab.load")
     layout, spec_of = _described(folder, quantization)
     model = skeleton(folder, config, dtype)
-    with StoredTensors(folder) as stored:
-        with _once(folder):
-            for name, linear in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
-                if f"{name}.{layout.codes_key}" in stored:
-                    spec = spec_of(name)
-                    if spec is None:
-                        raise QlabError(f"{folder}: {name} is quantized, but its config.json excludes it; {AGAIN}")
-                    model.set_submodule(name, _qlinear(stored, layout, name, linear, spec, dtype))
-        if not any(isinstance(m, QLinear) for m in model.modules()):
-            raise QlabError(f"{folder}: config.json says {layout.name}, but no linear is stored so; {AGAIN}")
-        fill(model, stored, dtype)
-        if extra := [name for name in stored.left() if not ignored(name, model)]:
-            more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-            raise QlabError(
-                f"{stored.file_of[extra[0]]} holds {extra[0]}{more}, for which {type(model).__name__} in {layout.name} "
-                "has no place; copy config.json and weights from one model"
-            )
+    stored = StoredTensors(folder)
+    with _once(folder):
+        for name, linear in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
+            if f"{name}.{layout.codes_key}" in stored:
+                spec = spec_of(name)
+                if spec is None:
+                    raise QlabError(f"{folder}: {name} is quantized, but its config.json excludes it; {AGAIN}")
+                model.set_submodule(name, _qlinear(stored, layout, name, linear, spec, dtype))
+    if not any(isinstance(m, QLinear) for m in model.modules()):
+        raise QlabError(f"{folder}: config.json says {layout.name}, but no linear is stored so; {AGAIN}")
+    fill(model, stored, dtype)
+    if extra := [name for name in stored.left() if not ignored(name, model)]:
+        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        raise QlabError(
+            f"{stored.file_of[extra[0]]} holds {extra[0]}{more}, for which {type(model).__name__} in {layout.name} "
+            "has no place; copy config.json and weights from one model"
+        )
     return model
 
 

@@ -21,8 +21,8 @@ class LazyModel:
     def __init__(self, folder: Path, config: Any, dtype: torch.dtype = torch.float32, device: str = "cpu"):
         self.folder, self.dtype, self.device = folder, dtype, device
         self.model = skeleton(folder, config, dtype).eval().requires_grad_(False)
-        with StoredTensors(folder) as stored:
-            self._check(stored)
+        self._stored = StoredTensors(folder)
+        self._check(self._stored)
 
     def fetch(self, under: str = "", without: str | None = None) -> None:
         """Read the parameters and buffers whose names begin with `under`, and not with `without`."""
@@ -30,10 +30,9 @@ class LazyModel:
         def wanted(name: str) -> bool:
             return name.startswith(under) and (without is None or not name.startswith(without))
 
-        with StoredTensors(self.folder) as stored:
-            fill(self.model, stored, self.dtype, wanted)
-        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
-            if wanted(name) or not tensor.is_meta:
+        fill(self.model, self._stored, self.dtype, wanted)
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            if not tensor.is_meta:
                 tensor.data = tensor.data.to(self.device)
 
     def drop(self, module: str) -> None:
@@ -55,5 +54,5 @@ class LazyModel:
         extra = sorted(n for n in stored.file_of if n not in places and not ignored(n, self.model))
         if extra:
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-            kind = type(self.model).__name__
-            raise QlabError(f"{stored.file_of[extra[0]]} holds {extra[0]}{more}, for which {kind} has no place; {AGAIN}")
+            file, kind = stored.file_of[extra[0]], type(self.model).__name__
+            raise QlabError(f"{file} holds {extra[0]}{more}, for which {kind} has no place; {AGAIN}")

@@ -5,65 +5,74 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from qlab.errors import QlabError
-from qlab.files.shards import shard_files
+from qlab.files.shards import Entry, entries, shard_files
 
 AGAIN = "copy or download it again"
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
+    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")  # old checkpoints hold what is computed today
 
 
 class StoredTensors:
-    """The tensors of a folder by name, and which of them nobody asked for yet."""
+    """The tensors of a folder by name, read one at a time, and which of them nobody asked for yet.
+
+    Files are read, not mapped: a checkpoint larger than the memory a process may have costs no more than its tensors.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.file_of: dict[str, Path] = {}
         self._asked: set[str] = set()
-        self._open = ExitStack()
-        self._handles: dict[Path, Any] = {}
+        self._entries: dict[str, Entry] = {}
+        for entry in (entry for path in shard_files(folder) for entry in entries(path)):
+            if entry.name in self._entries:
+                raise QlabError(f"{entry.name} stands in {self.file_of[entry.name]} and in {entry.path}: "
+                                "remove the stray file")  # fmt: skip
+            self._entries[entry.name] = entry
 
-    def __enter__(self) -> StoredTensors:
-        for path in shard_files(self.folder):
-            handle = self._handles[path] = self._open.enter_context(safe_open(path, framework="pt"))
-            for name in handle.keys():  # noqa: SIM118 (a handle is no dict)
-                if name in self.file_of:
-                    raise QlabError(f"{name} stands in {self.file_of[name]} and in {path}: remove the stray file")
-                self.file_of[name] = path
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._open.close()
+    @property
+    def file_of(self) -> dict[str, Path]:
+        """The file of each tensor."""
+        return {name: entry.path for name, entry in self._entries.items()}
 
     def __contains__(self, name: str) -> bool:
-        return name in self.file_of
+        return name in self._entries
 
     def __getitem__(self, name: str) -> Tensor:
         self._asked.add(name)
-        tensor: Tensor = self._handles[self.file_of[name]].get_tensor(name)
-        return tensor
+        entry = self._entries[name]
+        try:
+            with entry.path.open("rb") as file:
+                file.seek(entry.start)
+                data = bytearray(file.read(entry.size))
+            return torch.frombuffer(data, dtype=DTYPES[entry.dtype]).reshape(entry.shape)
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            what = f"{name}, {entry.dtype} {list(entry.shape)} in {entry.size} bytes"
+            raise QlabError(f"damaged weights: {entry.path}: {what}; {AGAIN}") from error
 
     def under(self, module: str) -> dict[str, Tensor]:
         """The tensors of one module, by what follows its name."""
         prefix = f"{module}."
-        return {name.removeprefix(prefix): self[name] for name in self.file_of if name.startswith(prefix)}
+        return {name.removeprefix(prefix): self[name] for name in self._entries if name.startswith(prefix)}
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from the file's header."""
-        return tuple(self._handles[self.file_of[name]].get_slice(name).get_shape())
+        return self._entries[name].shape
 
     def left(self) -> list[str]:
         """Names of tensors that nobody asked for."""
-        return sorted(self.file_of.keys() - self._asked)
+        return sorted(self._entries.keys() - self._asked)
 
 
 def skeleton(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
