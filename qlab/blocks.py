@@ -95,7 +95,10 @@ class BlockStream:
         block = self.blocks[index]
         modules = {name: cast(nn.Linear, block.get_submodule(name)) for name in linears}
         leaders = self._leaders(index, modules)
-        stats = {n: Stats(modules[n].in_features, cross=cross) for n in set(leaders.values())}
+        stats = {
+            n: Stats(modules[n].in_features, cross=cross, device=modules[n].weight.device)
+            for n in dict.fromkeys(leaders.values())
+        }
         for i, x in enumerate(self.hidden):
             floats: dict[str, Tensor] = {}
             if cross and self.float_hidden is not None:

@@ -24,10 +24,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from qlab.cache import cache_dir
 from qlab.errors import QlabError
 from qlab.files.huggingface import open_quantized, quantization_of
+from qlab.files.lazy import LazyModel
 from qlab.from_gguf import config_from_gguf, model_from_gguf, quiet
 from qlab.reference import BUILDERS, reference_folder
 
-__all__ = ["LoadedModel", "cache_dir", "load", "load_config"]
+__all__ = ["LoadedModel", "cache_dir", "load", "load_config", "open_lazily"]
 
 # Never pickle: weights come from safetensors only.
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
@@ -60,6 +61,25 @@ def load(
     return LoadedModel(frozen, tokenizer, name)
 
 
+def open_lazily(
+    name_or_path: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[LazyModel, Any]:
+    """The model of a float folder (or built-in, or hub id) with no parameter in memory yet, and its tokenizer.
+
+    Errors: QlabError as `load`; GGUF files and folders that are quantized already.
+    """
+    name = str(name_or_path)
+    folder = _source_folder(name)
+    config = _config(folder)
+    _check_causal(config, folder)
+    if getattr(config, "quantization_config", None):
+        raise QlabError(f"{folder} is quantized already: give the float model it was made from")
+    if not any(folder.glob("*.safetensors")):
+        raise _no_weights(folder)
+    with quiet():
+        return LazyModel(folder, config, dtype, device), _tokenizer(folder)
+
+
 def load_config(name_or_path: str | Path) -> Any:
     """The transformers config of anything `load` opens, or of a bare config.json, without its weights."""
     name = str(name_or_path)
@@ -78,14 +98,21 @@ def load_config(name_or_path: str | Path) -> Any:
 
 
 def _open(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    if name.endswith(".gguf"):
+        return model_from_gguf(Path(name).expanduser(), dtype)
+    return _open_folder(_source_folder(name), dtype)
+
+
+def _source_folder(name: str) -> Path:
+    """The folder of a built-in model, a local one, or one of the hub."""
     if name in BUILDERS:
-        return _open_folder(reference_folder(name), dtype)
+        return reference_folder(name)
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
-        return model_from_gguf(path, dtype)
+        raise QlabError(f"{path} holds blocks of its own: give the Hugging Face folder of the float model")
     if _is_local(name):
-        return _open_folder(_existing(path), dtype)
-    return _open_folder(Path(_from_hub(name, partial(snapshot_download, name, allow_patterns=_HUB_FILES))), dtype)
+        return _existing(path)
+    return Path(_from_hub(name, partial(snapshot_download, name, allow_patterns=_HUB_FILES)))
 
 
 def _is_local(name: str) -> bool:

@@ -16,12 +16,16 @@ class Stats:
     `cross`, on request, is Σ (x_float − x)·xᵀ: what the float model would have sent beyond X (GPTAQ, arXiv 2504.02692).
     """
 
-    def __init__(self, in_features: int, gram: bool = True, cross: bool = False):
+    def __init__(
+        self, in_features: int, gram: bool = True, cross: bool = False, device: torch.device | str | None = None
+    ):
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
         self.tokens = 0
-        self.abs_sum = torch.zeros(in_features, dtype=torch.float64)
-        self.sq_sum = torch.zeros(in_features, dtype=torch.float64)
-        self.gram = torch.zeros(in_features, in_features, dtype=torch.float64) if gram else None
-        self.cross = torch.zeros(in_features, in_features, dtype=torch.float64) if cross else None
+        self.abs_sum, self.sq_sum = zeros(in_features), zeros(in_features)
+        self.gram = zeros(in_features, in_features) if gram else None
+        self.cross = zeros(in_features, in_features) if cross else None
 
     def update(self, X: Tensor, name: str = "input", X_float: Tensor | None = None) -> None:
         """Add activations `X [..., in]`; NaN or infinity in them raises QlabError naming `name`.
@@ -56,7 +60,7 @@ class Stats:
     def rescaled(self, scale: Tensor) -> Stats:
         """The statistics of X / scale [in]: what the linears read once their scale is folded into the module before."""
         s = scale.double()
-        twin = Stats(len(s), gram=False)
+        twin = Stats(len(s), gram=False, device=s.device)
         twin.tokens, twin.abs_sum, twin.sq_sum = self.tokens, self.abs_sum / s, self.sq_sum / s.square()
         twin.gram, twin.cross = (None if M is None else M / torch.outer(s, s) for M in (self.gram, self.cross))
         return twin
