@@ -45,7 +45,7 @@ class Blockwise:
         self.model = model
         self.true_sequential = true_sequential
         self.plans = {plan.name: plan for plan in resolution.layers}
-        self.needs = {plan.name: _needs(plan, calibration) for plan in resolution.layers}
+        self.needs = {plan.name: needs_of(plan, calibration) for plan in resolution.layers}
         self.calibrated = any(self.needs.values())
         self.source = calibration.title if calibration and self.calibrated else None
         if calibration is None or not self.calibrated:
@@ -161,7 +161,7 @@ def _sharing(stats: dict[str, Stats]) -> Iterator[list[str]]:
         yield list(names)
 
 
-def _needs(plan: LayerPlan, calibration: Calibration | None) -> frozenset[str]:
+def needs_of(plan: LayerPlan, calibration: Calibration | None) -> frozenset[str]:
     """What one layer's passes and method need; QlabError where it cannot be had."""
     if plan.rule.skip is not None:
         return frozenset()

@@ -53,7 +53,7 @@ def save_quantized(
         parts = _parts(stored_tensors(model, layout), partial / "parts")
         merge_shards(parts, partial, max_shard_bytes, json.dumps(provenance) if provenance else None)
         shutil.rmtree(partial / "parts")
-        side_files(source, model, tokenizer, partial, config)
+        side_files(source, model, tokenizer, partial, config, untied=head_name(model) in specs)
     return Path(folder)
 
 
@@ -93,12 +93,17 @@ def stored_tensors(
 
 
 def side_files(
-    source: Path | None, model: Any, tokenizer: Any, folder: Path, quantization_config: Mapping[str, Any]
+    source: Path | None,
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    quantization_config: Mapping[str, Any],
+    untied: bool = False,
 ) -> None:
     """Everything of a folder but the weights: config.json with `quantization_config`, tokenizer, generation settings.
 
     With a `source` folder its files are copied and its config.json is completed; else model and tokenizer write theirs.
-    GPTQ's readers also look into quantize_config.json, which says the same.
+    untied: the head has codes of its own. GPTQ's readers also look into quantize_config.json, which says the same.
     """
     try:
         if source is None:
@@ -111,13 +116,19 @@ def side_files(
                 shutil.copyfile(path, folder / path.name)
             config = json.loads((source / "config.json").read_text())
         config["quantization_config"] = dict(quantization_config)
-        if isinstance(model.get_output_embeddings(), QLinear):
-            config["tie_word_embeddings"] = False  # the head has codes of its own now
+        if untied:
+            config["tie_word_embeddings"] = False
         _write_json(folder / "config.json", config)
         if quantization_config["quant_method"] == "gptq":
             _write_json(folder / "quantize_config.json", quantization_config)
     except OSError as error:
         raise cannot_write(folder, error) from error
+
+
+def head_name(model: Any) -> str | None:
+    """The name of the output head."""
+    head = model.get_output_embeddings()
+    return next((name for name, module in model.named_modules() if module is head), None)
 
 
 def provenance_of(
