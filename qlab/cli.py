@@ -23,8 +23,10 @@ Corpus = Annotated[str, typer.Option(help="A built-in text (britannica, pydoc, s
 Tokens = Annotated[int | None, typer.Option(help="Use at most this many tokens of the text.", show_default=False)]
 Window = Annotated[int, typer.Option(help="Tokens per window; the incomplete last one is dropped.")]
 Protocol = Annotated[str, typer.Option(help="`windows` (papers: every prediction) or `llama.cpp` (second half).")]
-Method = Annotated[str, typer.Option(help="Method: `qlab methods` lists them; a YAML recipe names its own.")]
-Calib = Annotated[str, typer.Option(help="Text for methods that calibrate (gptq): a built-in one or a file, not TEXT.")]
+METHOD_HELP = "rtn, mse, hqq, gptq, awq, awq+gptq, autoround (`qlab methods` lists all); a YAML recipe names its own."
+CALIBRATION_HELP = "Text for methods that calibrate (gptq, awq, autoround): a built-in one or a file"
+Method = Annotated[str, typer.Option(help=METHOD_HELP)]
+Calib = Annotated[str, typer.Option(help=f"{CALIBRATION_HELP}, not TEXT.")]
 Samples = Annotated[int, typer.Option(help="Calibration windows.")]
 Seqlen = Annotated[int, typer.Option(help="Tokens per calibration window.")]
 Seed = Annotated[int, typer.Option(help="Seed that draws the calibration windows.")]
@@ -117,6 +119,58 @@ def compare(
 
 
 @app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help="A float model: `reference`, a Hugging Face folder or a hub id.")],
+    spec: Annotated[str, typer.Option(help=SPEC_HELP)],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write; it must not exist.", show_default=False)
+    ] = None,
+    method: Method = "rtn",
+    layout: Annotated[str, typer.Option("--format", help="gptq, gptq_v2, awq or compressed-tensors.")] = "gptq",
+    calibration: Annotated[str, typer.Option(help=f"{CALIBRATION_HELP}.")] = "shakespeare",
+    samples: Samples = 32,
+    seqlen: Seqlen = 512,
+    seed: Seed = 0,
+    act_order: Annotated[str | None, typer.Option(help="gptq: static (default), desc or none.")] = None,
+    true_sequential: Annotated[
+        bool, typer.Option("--true-sequential", help="Linear by linear inside a block.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 …")] = "cpu",
+    restart: Annotated[bool, typer.Option("--restart/--resume", help="Discard what a stopped run left.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show plan, memory and every problem; do nothing.")
+    ] = False,
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """Quantize a model from folder to folder, block by block, for other tools to load.
+
+    One block is in memory at a time. Finished blocks are kept beside --out: the same command, started again after
+    whatever stopped it, goes on from there and writes the same bytes.
+
+    qlab quantize reference --method gptq --spec int4-g64-asym --out smollm-gptq
+    """
+    from qlab.models import open_lazily
+    from qlab.streamed import Conversion
+
+    _load_plugins(plugin)
+    if out is None and not dry_run:
+        raise QlabError("--out is missing: name the folder to write, or add --dry-run")
+    recipe = _recipe(spec, method, {} if act_order is None else {"act_order": act_order})
+    with _quiet_stdout():
+        source, tokenizer = open_lazily(model, device=_device(device))
+    calibrated = _calibration([recipe], tokenizer, None, calibration, samples, seqlen, seed)
+    job = Conversion(source, recipe, layout, calibrated, true_sequential=true_sequential)
+    if dry_run or out is None:
+        _print({"model": model, **job.to_dict()}, job, as_json)
+        job.check()
+        return
+    report = job.run(out, restart=restart)
+    data = {"model": model, "out": str(out), "format": layout, **report.to_dict()}
+    _emit(data, as_json, lambda: _quantize_text(out, report))
+
+
+@app.command()
 def estimate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP + " Or just its config.json.", show_default=False)],
     spec: Annotated[str | None, typer.Option(help=SPEC_HELP)] = None,
@@ -196,8 +250,13 @@ def _load_plugins(paths: list[Path] | None) -> None:
 def _check_method(method: str, spec: str | None) -> None:
     """Refuse a --method that would have no effect, and one that does not exist."""
     from qlab.methods import get_method
+    from qlab.passes import get_pass
+    from qlab.recipes import road
 
-    get_method(method)
+    passes, last = road(method)
+    get_method(last)
+    for name in passes:
+        get_pass(name)
     if method != "rtn" and (spec is None or _is_file(spec)):
         remedy = "add --spec" if spec is None else f"{spec} names its own methods"
         raise QlabError(f"--method {method} would have no effect: {remedy}")
@@ -207,7 +266,7 @@ def _eval_text(data: dict[str, Any], result: Any) -> str:
     """The evaluation's table under a line that says of what."""
     from qlab.display import number, size, text
 
-    what = data.get("recipe", "not quantized")
+    what = data.get("recipe") or data.get("stored_as") or "not quantized"
     cost = f"{number(data['bits_per_weight'])} bits per weight, {size(data['size_bytes'])}"
     return f"{data['model']}, {what}, on {data['text']}: {cost}\n{text(result)}"
 
@@ -236,23 +295,42 @@ def _is_file(spec: str) -> bool:
     return spec.endswith((".yaml", ".yml"))
 
 
-def _recipe(spec: str, method: str) -> Any:
+def _recipe(spec: str, method: str, options: dict[str, Any] | None = None) -> Any:
     """A recipe from a spec name or a YAML file."""
     from qlab.recipes import Recipe
 
     _check_method(method, spec)
-    return Recipe.load(spec) if _is_file(spec) else Recipe.of(spec.strip(), method)
+    if _is_file(spec) and options:
+        raise QlabError(f"--{next(iter(options)).replace('_', '-')} would have no effect: {spec} names its own options")
+    return Recipe.load(spec) if _is_file(spec) else Recipe.of(spec.strip(), method, **options or {})
+
+
+def _device(name: str) -> str:
+    """A device that this PyTorch can use."""
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise QlabError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from error
+    return name
+
+
+def _quantize_text(out: Path, report: Any) -> str:
+    from qlab.display import text
+
+    return f"{text(report, whole=True)}\n\n{out} is written. Try: qlab eval {out} --reference MODEL"
 
 
 def _calibration(
-    recipes: list[Any], tokenizer: Any, text: str, calibration: str, samples: int, seqlen: int, seed: int
+    recipes: list[Any], tokenizer: Any, text: str | None, calibration: str, samples: int, seqlen: int, seed: int
 ) -> Any:
-    """The calibration windows where a method of the recipes needs them, else None."""
+    """The calibration windows where a pass or method of the recipes needs them, else None."""
     from qlab.calibration import calibration as draw
     from qlab.methods import get_method
 
     rules = [rule for recipe in recipes for rule in recipe.rules if rule.skip is None]
-    if not any(get_method(rule.method, **rule.options).needs for rule in rules):
+    if not any(rule.passes or get_method(rule.method, **rule.options).needs for rule in rules):
         return None
     if calibration == text:
         raise QlabError(f"--calibration {calibration} is the evaluation text too, which flatters results: use another")
@@ -261,11 +339,11 @@ def _calibration(
 
 def _quantized(model: Any, recipe: Any, calibrated: Any) -> tuple[Any, dict[str, Any]]:
     """The model to evaluate and what it costs to store."""
-    from qlab.nn import packed_bytes
+    from qlab.nn import packed_bytes, stored_as
     from qlab.run import quantized_copy
 
     if recipe is None:
-        return model, {"bits_per_weight": 16.0, "size_bytes": packed_bytes(model)}
+        return model, {**stored_as(model), "size_bytes": packed_bytes(model)}
     copy, report = quantized_copy(model, recipe, calibrated)
     source = {"calibration": report.calibration} if report.calibration else {}
     return copy, source | {

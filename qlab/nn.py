@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -63,3 +66,16 @@ def packed_bytes(model: nn.Module) -> int:
     """Bytes of a model as a file would hold it: QTensors packed, every other parameter (tied ones once) at 16 bits."""
     quantized = sum(m.qtensor.nbytes for m in model.modules() if isinstance(m, QLinear))
     return quantized + 2 * sum(p.numel() for p in model.parameters())
+
+
+def stored_as(model: nn.Module) -> dict[str, Any]:
+    """Bits per weight of a model's linears, and in "stored_as" the specs of those that are QLinears."""
+    found = [m.qtensor for m in model.modules() if isinstance(m, QLinear)]
+    if not found:
+        return {"bits_per_weight": 16.0}
+    counts = Counter(str(Q.spec) for Q in found)
+    told = ", ".join(f"{n} linears {spec}" for spec, n in counts.most_common())
+    return {
+        "bits_per_weight": sum(Q.bits_stored for Q in found) / sum(Q.codes.numel() for Q in found),
+        "stored_as": told,
+    }

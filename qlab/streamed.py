@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from qlab.blocks import decoder_blocks
 from qlab.blockwise import Blockwise, needs_of, quantize_layer
 from qlab.calibration import Calibration
+from qlab.display import size as shown
 from qlab.errors import QlabError
 from qlab.files.lazy import LazyModel
 from qlab.files.save import head_name, provenance_of, side_files, stored_tensors, with_provenance
@@ -107,6 +108,35 @@ class Conversion:
         if kinds:
             told = [p[0] + (f" (and {len(p) - 1} more layers)" if len(p) > 1 else "") for p in kinds.values()]
             raise QlabError("; ".join(told))
+
+    @property
+    def title(self) -> str:
+        """What the table is about."""
+        return f"Plan: {self.recipe.name} as {self.layout.name}"
+
+    def facts(self) -> dict[str, Any]:
+        """The totals, what the run will hold in memory, and the disk it needs."""
+        weights = {id(p): p.numel() for p in self.source.model.parameters()}
+        inside = sum(plan.shape[0] * plan.shape[1] for plan in self.quantized)
+        bits = sum(plan.bits_per_weight * plan.shape[0] * plan.shape[1] for plan in self.quantized)
+        size = round(bits / 8 + 2 * (sum(weights.values()) - inside))
+        source = {"calibration": self.calibration.title} if self.calibration else {}
+        return source | self.resolution.facts() | {
+            "problems": len(self.problems),
+            "size_bytes": size,
+            "disk_bytes": 2 * size,  # the finished blocks, then all of them as one folder
+            "memory_bytes": sum(self.memory().values()),
+            "of which": ", ".join(f"{what} {shown(held)}" for what, held in self.memory().items()),
+        }  # fmt: skip
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per layer, with its problem if there is any."""
+        rows = [(plan.name, row) for plan, row in zip(self.resolution.layers, self.resolution.table(), strict=True)]
+        return [row | ({"problem": self.problems.get(name, "")} if self.problems else {}) for name, row in rows]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the layers under `rows`."""
+        return self.facts() | {"memory": self.memory(), "rows": self.table()}
 
     def memory(self) -> dict[str, int]:
         """Bytes that a run will hold at its peak, by what they are for."""

@@ -23,7 +23,7 @@ from torch import nn
 
 from qlab.errors import QlabError
 from qlab.methods import get_method
-from qlab.passes import get_pass
+from qlab.passes import get_pass, pass_names
 from qlab.spec import QuantSpec
 
 VERSION = 1
@@ -35,6 +35,18 @@ _KINDS: tuple[tuple[str, type, str], ...] = (
     ("input", str, "a spec"),
     ("skip", str, "the reason"),
 )
+
+
+def road(name: str) -> tuple[tuple[str, ...], str]:
+    """Passes and method of a road such as "gptq", "awq+gptq" or "awq+clip+rtn".
+
+    A road that ends with a pass ends in plain rounding. "awq" alone, or before a method, clips too, as AWQ's own code.
+    """
+    stops = [stop for part in name.split("+") for stop in (("awq", "clip") if part == "awq" else (part,))]
+    stops = list(dict.fromkeys(stops))
+    if stops[-1] in pass_names():
+        stops.append("rtn")
+    return tuple(stops[:-1]), stops[-1]
 
 
 PassCall = tuple[str, Mapping[str, Any]]
@@ -161,10 +173,11 @@ class Recipe:
         passes: Sequence[str | PassCall] = (),
         **options: Any,
     ) -> Recipe:
-        """The same spec, method and passes for every linear but the output head."""
+        """The same spec, method and passes for every linear but the output head. method may be a `road`: "awq+gptq"."""
         spec = QuantSpec.parse(weight)
         head = Rule("lm_head", skip="output head kept in 16 bits")
-        calls = tuple((p, {}) if isinstance(p, str) else p for p in passes)
+        before, method = road(method)
+        calls = tuple((p, {}) if isinstance(p, str) else p for p in (*before, *passes))
         body = Rule("*", spec, QuantSpec.parse(input) if input else None, method, options, calls)
         name = str(spec) if body.road == "rtn" else f"{body.road} {spec}"
         return cls(name + (f" a:{body.input}" if body.input else ""), (head, body))
