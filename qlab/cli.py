@@ -23,6 +23,7 @@ Corpus = Annotated[str, typer.Option(help="A built-in text (britannica, pydoc, s
 Tokens = Annotated[int | None, typer.Option(help="Use at most this many tokens of the text.", show_default=False)]
 Window = Annotated[int, typer.Option(help="Tokens per window; the incomplete last one is dropped.")]
 Protocol = Annotated[str, typer.Option(help="`windows` (papers: every prediction) or `llama.cpp` (second half).")]
+FORMAT_HELP = "gptq (default), gptq_v2 (default where a spec is asymmetric), awq or compressed-tensors."
 METHOD_HELP = "rtn, mse, hqq, gptq, awq, awq+gptq, autoround (`qlab methods` lists all); a YAML recipe names its own."
 CALIBRATION_HELP = "Text for methods that calibrate (gptq, awq, autoround): a built-in one or a file"
 Method = Annotated[str, typer.Option(help=METHOD_HELP)]
@@ -126,7 +127,7 @@ def quantize(
         Path | None, typer.Option(help="The folder to write; it must not exist.", show_default=False)
     ] = None,
     method: Method = "rtn",
-    layout: Annotated[str, typer.Option("--format", help="gptq, gptq_v2, awq or compressed-tensors.")] = "gptq",
+    layout: Annotated[str | None, typer.Option("--format", help=FORMAT_HELP, show_default=False)] = None,
     calibration: Annotated[str, typer.Option(help=f"{CALIBRATION_HELP}.")] = "shakespeare",
     samples: Samples = 32,
     seqlen: Seqlen = 512,
@@ -160,9 +161,10 @@ def quantize(
     with _quiet_stdout():
         source, tokenizer = open_lazily(model, device=_device(device))
     calibrated = _calibration([recipe], tokenizer, None, calibration, samples, seqlen, seed)
+    layout = layout or _default_layout(recipe)
     job = Conversion(source, recipe, layout, calibrated, true_sequential=true_sequential)
     if dry_run or out is None:
-        _print({"model": model, **job.to_dict()}, job, as_json)
+        _emit({"model": model, "format": layout, **job.to_dict()}, as_json, lambda: _plan_text(job))
         job.check()
         return
     report = job.run(out, restart=restart)
@@ -314,6 +316,19 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise QlabError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from error
     return name
+
+
+def _default_layout(recipe: Any) -> str:
+    """GPTQ's first version stores zero − 1, and no zero of 0: only symmetric specs fit without an exception."""
+    specs = [rule.weight for rule in recipe.rules if rule.weight is not None]
+    return "gptq" if all(spec.symmetric for spec in specs) else "gptq_v2"
+
+
+def _plan_text(job: Any) -> str:
+    from qlab.display import text
+
+    told = [f"problem: {problem}\n  {', '.join(names)}" for problem, names in job.kinds.items()]
+    return "\n\n".join([text(job, whole=True), *told])
 
 
 def _quantize_text(out: Path, report: Any) -> str:

@@ -100,14 +100,19 @@ class Conversion:
                 f"{plan.name} lies outside the blocks {self.path}.*: give it a data-free method, or skip it"
             )
 
-    def check(self) -> None:
-        """QlabError with every kind of problem, each named by its first layer."""
+    @property
+    def kinds(self) -> dict[str, list[str]]:
+        """The problems without their repetitions: what is said of a first layer, and all the layers it is true of."""
         kinds: dict[str, list[str]] = {}
         for name, problem in self.problems.items():
-            kinds.setdefault(problem.replace(name, "·"), []).append(problem)
-        if kinds:
-            told = [p[0] + (f" (and {len(p) - 1} more layers)" if len(p) > 1 else "") for p in kinds.values()]
-            raise QlabError("; ".join(told))
+            kinds.setdefault(problem.replace(name, "·"), []).append(name)
+        return {self.problems[names[0]]: names for names in kinds.values()}
+
+    def check(self) -> None:
+        """QlabError with every kind of problem, each named by its first layer."""
+        if self.kinds:
+            more = {problem: f" (and {len(names) - 1} more layers)" for problem, names in self.kinds.items()}
+            raise QlabError("; ".join(p + (more[p] if len(names) > 1 else "") for p, names in self.kinds.items()))
 
     @property
     def title(self) -> str:
@@ -130,13 +135,12 @@ class Conversion:
         }  # fmt: skip
 
     def table(self) -> list[dict[str, Any]]:
-        """One row per layer, with its problem if there is any."""
-        rows = [(plan.name, row) for plan, row in zip(self.resolution.layers, self.resolution.table(), strict=True)]
-        return [row | ({"problem": self.problems.get(name, "")} if self.problems else {}) for name, row in rows]
+        """One row per layer."""
+        return self.resolution.table()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, the layers under `rows`."""
-        return self.facts() | {"memory": self.memory(), "rows": self.table()}
+        """Plain values: the problems by layer, the memory by part, the layers under `rows`."""
+        return self.facts() | {"problems": self.problems, "memory": self.memory(), "rows": self.table()}
 
     def memory(self) -> dict[str, int]:
         """Bytes that a run will hold at its peak, by what they are for."""
