@@ -9,12 +9,13 @@ from itertools import groupby
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qlab.blocks import BlockStream, StreamedBlock
 from qlab.calibration import Calibration
 from qlab.errors import QlabError
-from qlab.families import applicable, family_of, fold_scale
+from qlab.families import Fold, applicable, family_of, fold_scale
+from qlab.files.save import narrowed
 from qlab.methods import Method, get_method, quantize
 from qlab.nn import QLinear
 from qlab.passes import get_pass
@@ -143,10 +144,37 @@ class Blockwise:
             fold = next(f for f in block.folds if f.linears == transform.linears)
             for name in (str(fold.into), *fold.linears):
                 _own(module.get_submodule(name))
-            fold_scale(module, fold, transform.matrix)
+            into = module.get_submodule(str(fold.into))
+            dtype = _norm_dtype(into)
+            scale = _storable(into, fold, transform.matrix, dtype)
+            fold_scale(module, fold, scale)
+            if dtype is not None:  # the quotient, but for a last bit of single precision
+                cast(Tensor, into.weight).copy_(cast(Tensor, into.weight).to(dtype))
             shared = {id(block.stats[n]): block.stats[n] for n in fold.linears if n in block.stats}
-            scaled = {key: stats.rescaled(transform.matrix) for key, stats in shared.items()}
+            scaled = {key: stats.rescaled(scale) for key, stats in shared.items()}
             block.stats.update({n: scaled[id(block.stats[n])] for n in fold.linears if n in block.stats})
+
+
+def _norm_dtype(into: nn.Module) -> torch.dtype | None:
+    """The 16-bit dtype that holds a norm's weight; None where there is none, and for linears: those are quantized."""
+    w = cast(Tensor, into.weight).detach()
+    dtype = narrowed(w).dtype
+    return dtype if w.ndim == 1 and dtype != w.dtype else None
+
+
+def _storable(into: nn.Module, fold: Fold, scale: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The scale near `scale` by which a norm of 16 bits can be divided and stay one.
+
+    A file holds the folded norm in 16 bits, as it was; were it rounded only there, the scale in the weights would no
+    longer be its inverse.
+    """
+    if dtype is None:
+        return scale
+    offset = float(fold.unit_offset)
+    base = cast(Tensor, into.weight).double() + offset
+    divided = (base / scale - offset).to(dtype).double() + offset
+    exact = base / divided
+    return torch.where((exact > 0) & exact.isfinite(), exact, scale.double())
 
 
 def _own(module: nn.Module) -> None:
