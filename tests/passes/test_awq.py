@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.passes.tiny import CALIBRATION, FAMILIES, IDS, InDouble, block_of, logits, tiny
 from torch import Tensor, nn
 
 from qlab import blockwise
@@ -17,6 +16,7 @@ from qlab.report import LayerReport
 from qlab.run import quantized_copy
 from qlab.spec import QuantSpec
 from qlab.step import Step
+from tests.passes.tiny import CALIBRATION, FAMILIES, IDS, InDouble, block_of, logits, tiny
 
 SPECS = ["int4-g32-sym", "int3-g64-asym", "int2-row-awq"]
 
