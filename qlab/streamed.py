@@ -60,7 +60,8 @@ class Conversion:
         self.layout: Layout = get_layout(layout)
         self.true_sequential = true_sequential
         self.resolution = recipe.resolve(source.model)
-        self.path, self.blocks = decoder_blocks(source.model)
+        self.path, blocks = decoder_blocks(source.model)
+        self.names = [f"{self.path}.{i}" for i in range(len(blocks))]
 
     @cached_property
     def quantized(self) -> list[LayerPlan]:
@@ -109,10 +110,11 @@ class Conversion:
         return {self.problems[names[0]]: names for names in kinds.values()}
 
     def check(self) -> None:
-        """QlabError with every kind of problem, each named by its first layer."""
+        """QlabError with every kind of problem, each named by its first layer; or for a folder that is not whole."""
         if self.kinds:
             more = {problem: f" (and {len(names) - 1} more layers)" for problem, names in self.kinds.items()}
             raise QlabError("; ".join(p + (more[p] if len(names) > 1 else "") for p, names in self.kinds.items()))
+        self.source.check()
 
     @property
     def title(self) -> str:
@@ -146,7 +148,7 @@ class Conversion:
         """Bytes that a run will hold at its peak, by what they are for."""
         inside = f"{self.path}."
         outside = {id(p): p for n, p in self.source.model.named_parameters() if not n.startswith(inside)}
-        block = max(sum(p.numel() for p in b.parameters()) for b in self.blocks)
+        block = max(sum(p.numel() for p in b.parameters()) for b in self._modules())
         widths = {plan.shape[1] for plan in self.quantized if needs_of(plan, self.calibration)}
         needs = frozenset[str]().union(*(needs_of(plan, self.calibration) for plan in self.quantized))
         paths = 2 if needs & {"cross", "float_inputs"} else 1
@@ -209,7 +211,7 @@ class Conversion:
 
     @property
     def _parts(self) -> list[str]:
-        return [OUTSIDE, *(f"{i:05d}" for i in range(len(self.blocks)))]
+        return [OUTSIDE, *(f"{i:05d}" for i in range(len(self.names)))]
 
     def _blocks(self, parts: _Parts, progress: bool) -> None:
         """Every part in turn: made, or read where an earlier run has made it."""
@@ -221,8 +223,8 @@ class Conversion:
             self._save(parts, OUTSIDE, rows, model, without=inside)
         driver = Blockwise(model, self.resolution, self.calibration, self.true_sequential)
         label = f"quantize {self.recipe.name}"
-        for i in track(range(len(self.blocks)), total=len(self.blocks), label=label, enabled=progress):
-            name, part = f"{self.path}.{i}", f"{i:05d}"
+        for i, name in enumerate(track(self.names, total=len(self.names), label=label, enabled=progress)):
+            part = f"{i:05d}"
             plans = [plan for plan in self.resolution.layers if plan.name.startswith(f"{name}.")]
             self.source.fetch(f"{name}.")
             if part in parts:
@@ -252,7 +254,10 @@ class Conversion:
 
     def _unread(self) -> int:
         """Bytes that `packed_bytes` counts for blocks that are not in memory yet."""
-        return 2 * sum(p.numel() for block in self.blocks for p in block.parameters())
+        return 2 * sum(p.numel() for block in self._modules() for p in block.parameters())
+
+    def _modules(self) -> list[nn.Module]:
+        return [self.source.model.get_submodule(name) for name in self.names]
 
     def _install(self, stored: dict[str, Tensor], plans: list[LayerPlan], under: str) -> None:
         """Put what a part holds in place of the float block."""

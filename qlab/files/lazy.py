@@ -13,16 +13,12 @@ from qlab.files.stored import AGAIN, StoredTensors, fill, ignored, persistent_bu
 
 
 class LazyModel:
-    """The model of a float folder, its parameters on the meta device until `fetch` reads those below one module.
-
-    Errors, before a number is read: QlabError for tensors that are missing, of another shape, or without a place.
-    """
+    """The model of a float folder, its parameters on the meta device until `fetch` reads those below one module."""
 
     def __init__(self, folder: Path, config: Any, dtype: torch.dtype = torch.float32, device: str = "cpu"):
         self.folder, self.dtype, self.device = folder, dtype, device
         self.model = skeleton(folder, config, dtype).eval().requires_grad_(False)
         self._stored = StoredTensors(folder)
-        self._check(self._stored)
 
     def fetch(self, under: str = "", without: str | None = None) -> None:
         """Read the parameters and buffers whose names begin with `under`, and not with `without`."""
@@ -39,7 +35,9 @@ class LazyModel:
         """Forget a module: nothing stays in its place."""
         self.model.set_submodule(module, nn.Identity())
 
-    def _check(self, stored: StoredTensors) -> None:
+    def check(self) -> None:
+        """QlabError, before a number is read, for tensors that are missing, of another shape, or without a place."""
+        stored = self._stored
         ties: dict[int, list[str]] = {}
         places = dict(self.model.named_parameters(remove_duplicate=False)) | dict(persistent_buffers(self.model))
         for name, place in places.items():
