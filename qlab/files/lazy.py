@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class LazyModel:
     def drop(self, module: str) -> None:
         """Forget a module: nothing stays in its place."""
         self.model.set_submodule(module, nn.Identity())
+        gc.collect()  # transformers' blocks refer to themselves: until then they stay
 
     def check(self) -> None:
         """QlabError, before a number is read, for tensors that are missing, of another shape, or without a place."""

@@ -65,4 +65,4 @@ register_pass = PASSES.register
 get_pass = PASSES.get
 pass_names = PASSES.names
 
-from qlab.passes import awq, clip  # noqa: E402, F401  (the decorators in them fill PASSES)
+from qlab.passes import autoround, awq, clip  # noqa: E402, F401  (the decorators in them fill PASSES)

@@ -67,10 +67,10 @@ def test_each_group_gets_the_best_of_the_limits_tried(spec: str) -> None:
     assert (chosen <= plain).all() and (chosen < plain).any()
 
 
-def test_nothing_is_clipped_that_a_tie_would_leave() -> None:
-    W, _, stats = problem()
-    flat = torch.where(W > 0, 0.5, -0.5)  # both weights are levels of every range
-    assert (drain(clip.Clip()._search(flat, QuantSpec.parse("int4-g32-narrow"), stats)) == 1).all()
+def test_of_equal_limits_the_widest_stays() -> None:
+    _, _, stats = problem()
+    empty = torch.zeros(20, 96, dtype=torch.float64)  # no limit makes an error
+    assert (drain(clip.Clip()._search(empty, QuantSpec.parse("int4-g32-asym"), stats)) == 1).all()
 
 
 def test_the_steps_error_never_rises() -> None:
