@@ -210,18 +210,21 @@ def inspect(
 
 @app.command()
 def methods(plugin: Plugin = None, as_json: Json = False) -> None:
-    """The quantization methods at hand, with their options."""
+    """The quantization methods at hand with their options, and the passes that go before them (awq+gptq)."""
     import dataclasses
 
     from qlab.display import table_text
     from qlab.methods import get_method, method_names
+    from qlab.passes import get_pass, pass_names
 
     _load_plugins(plugin)
     rows: list[dict[str, Any]] = []
-    for name in method_names():
-        method = get_method(name)
-        options = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
-        rows.append({"method": name, "what": (type(method).__doc__ or "").split("\n")[0], "options": options})
+    for kind, names, get in (("method", method_names(), get_method), ("pass", pass_names(), get_pass)):
+        for name in names:
+            stop = get(name)
+            options = {f.name: getattr(stop, f.name) for f in dataclasses.fields(stop)}
+            what = (type(stop).__doc__ or "").split("\n")[0]
+            rows.append({"method": name, "kind": kind, "what": what, "options": options})
     _emit({"rows": rows}, as_json, lambda: table_text([r | {"options": _words(r["options"])} for r in rows]))
 
 

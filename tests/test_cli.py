@@ -157,9 +157,61 @@ def test_methods_lists_options() -> None:
     assert rows["stochastic"] == {"seed": 0}
 
 
+QUANTIZE = ("--spec", "int4-g32-sym", "--samples", 4, "--seqlen", 32)
+
+
+def quantize(folder: Path, out: Path, *arguments: str | Path) -> dict:
+    return answer("quantize", folder, *QUANTIZE, "--calibration", folder / "text.txt", "--out", out, *arguments)
+
+
+def test_quantize_writes_a_folder_that_eval_opens(folder: Path, tmp_path: Path) -> None:
+    done = quantize(folder, tmp_path / "out", "--method", "awq+gptq", "--format", "compressed-tensors")
+    assert done["quantized"] == 14 and done["skipped"] == 1 and done["bits_per_weight"] == 4.5
+    assert all(row["rel_output"] > 0 and row["rtn_output"] > 0 for row in done["rows"][:-1])
+    result = qlab("eval", tmp_path / "out", "--text", folder / "text.txt", "--window", 32)
+    assert "14 linears int4-g32-sym, on" in result.stdout and "4.5 bits per weight" in result.stdout
+    compared = answer("eval", tmp_path / "out", "--reference", folder, "--text", folder / "text.txt", "--window", 32)
+    assert 0 < compared["kl_mean"] < 0.1
+
+
+@pytest.mark.parametrize(("spec", "layout"), [("int4-g32-sym", "gptq"), ("int4-g32-asym", "gptq_v2")])
+def test_the_default_format_holds_the_spec(spec: str, layout: str, folder: Path, tmp_path: Path) -> None:
+    assert answer("quantize", folder, "--spec", spec, "--out", tmp_path / "out")["format"] == layout
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert config["checkpoint_format"] == layout
+
+
+def test_act_order_reaches_method_and_file(folder: Path, tmp_path: Path) -> None:
+    quantize(folder, tmp_path / "out", "--method", "gptq", "--act-order", "desc")
+    assert json.loads((tmp_path / "out" / "quantize_config.json").read_text())["desc_act"] is True
+
+
+def test_a_dry_run_shows_the_plan_and_does_nothing(folder: Path, tmp_path: Path) -> None:
+    plan = answer("quantize", folder, "--spec", "int4-g32-sym", "--out", tmp_path / "out", "--dry-run")
+    assert plan["problems"] == {} and plan["memory_bytes"] > plan["memory"]["one block"] > 0
+    assert len(plan["rows"]) == 15 and not list(tmp_path.iterdir())
+    refused = qlab("quantize", folder, "--spec", "int3-g32-sym", "--format", "awq", "--dry-run")
+    assert refused.returncode == 2 and "(and 13 more layers)" in refused.stderr
+    assert "model.layers.1.mlp.down_proj" in refused.stdout.split("problem: ")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["quantize", "MODEL", "--spec", "int4-g32-sym"], "--out is missing"),
+        (["quantize", "MODEL", "--spec", "int4-g32-sym", "--out", "MODEL"], "exists and is not empty"),
+        (["quantize", "MODEL", "--spec", "int4-g32-sym", "--dry-run", "--format", "gguf"], "unknown layout 'gguf'"),
+        (["quantize", "MODEL", "--spec", "int4-g32-sym", "--dry-run", "--device", "cuda:77"], "--device cuda:77"),
+        (
+            ["quantize", "MODEL", "--spec", "int4-g32-sym", "--dry-run", "--act-order", "desc"],
+            "'rtn' has no option 'act_order'",
+        ),
+        (["quantize", "MODEL", "--spec", "int4-g32-sym", "--dry-run", "--method", "awqq+gptq"], "unknown pass 'awqq'"),
+        (
+            ["quantize", "MODEL", "--spec", "int4-g32-sym", "--dry-run", "--method", "gptq", "--calibration", "TEXT"],
+            "holds 1 windows of 512",
+        ),
+        (["quantize", "no.gguf", "--spec", "int4", "--dry-run"], "give the Hugging Face folder"),
         (["eval", "MODEL", "--text", "nowhere.txt"], "nowhere.txt"),
         (["eval", "MODEL", "--text", "TEXT", "--window", "100"], "takes 64 positions"),
         (["eval", "MODEL", "--text", "TEXT", "--tokens", "20", "--window", "32"], "fewer than one window of 32"),
