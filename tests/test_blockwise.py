@@ -96,7 +96,7 @@ def test_data_free_linears_stand_beside_calibrated_ones() -> None:
 
 @register_pass("double_queries_test")
 class DoubleQueries:
-    """A scale of 2 for the first linears, and limits for two others; notes for one."""
+    """A scale of 2 for the first linears; limits for another, and where it has some already, rounding offsets."""
 
     needs = frozenset({"abs"})
 
@@ -105,8 +105,10 @@ class DoubleQueries:
         fold = block.folds[0]
         scale = Transform(fold.linears, "in", torch.full((64,), 2.0), (str(fold.into),))
         limit = torch.full((1, 1), 0.25)
-        first = "mlp.up_proj" if block.plans["mlp.up_proj"].clip is None else "mlp.down_proj"
-        return Plan((scale,), {first: LinearPlan(clip=(-limit, limit))}, {first: f"clipped in {block.name}"})
+        up = "mlp.up_proj"
+        if block.plans[up].clip is None:
+            return Plan((scale,), {up: LinearPlan(clip=(-limit, limit))}, {up: f"clipped in {block.name}"})
+        return Plan((scale,), {up: LinearPlan(rounding=torch.full((96, 64), 0.4))}, {up: "rounded up"})
 
 
 def test_what_passes_chose_adds_up() -> None:
@@ -116,15 +118,15 @@ def test_what_passes_chose_adds_up() -> None:
     notes = {row.layer.removeprefix(INSIDE): row.note for row in report.rows if row.layer.startswith(INSIDE)}
     block, floats = copy.model.layers[0], model.model.layers[0]
     for name in QKV:
-        assert torch.equal(block.get_submodule(name).qtensor.codes,
-                           quantize(4 * floats.get_submodule(name).weight.float(), SPEC).codes)  # fmt: skip
+        wanted = quantize(4 * floats.get_submodule(name).weight.float(), SPEC)
+        assert torch.equal(block.get_submodule(name).qtensor.codes, wanted.codes)
         assert notes[name] == ""
     assert torch.equal(block.input_layernorm.weight, floats.input_layernorm.weight / 4)
     assert block.post_attention_layernorm.weight is floats.post_attention_layernorm.weight
-    for name in ("mlp.up_proj", "mlp.down_proj"):
-        W = floats.get_submodule(name).weight.float().clamp(-0.25, 0.25)
-        assert torch.equal(block.get_submodule(name).qtensor.codes, quantize(W, SPEC).codes)
-        assert notes[name] == "clipped in model.layers.0"
+    W = floats.mlp.up_proj.weight.float().clamp(-0.25, 0.25)
+    wanted = quantize(W, SPEC, plan=LinearPlan(rounding=torch.full((96, 64), 0.4)))
+    assert torch.equal(block.mlp.up_proj.qtensor.codes, wanted.codes)
+    assert notes["mlp.up_proj"] == "clipped in model.layers.0; rounded up"
 
 
 def test_reports_compare_with_plain_rounding_of_the_unscaled_weights() -> None:
