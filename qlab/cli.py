@@ -222,7 +222,8 @@ def methods(plugin: Plugin = None, as_json: Json = False) -> None:
     for kind, names, get in (("method", method_names(), get_method), ("pass", pass_names(), get_pass)):
         for name in names:
             stop = get(name)
-            options = {f.name: getattr(stop, f.name) for f in dataclasses.fields(stop)}
+            fields = dataclasses.fields(stop) if dataclasses.is_dataclass(stop) else ()
+            options = {f.name: getattr(stop, f.name) for f in fields}
             what = (type(stop).__doc__ or "").split("\n")[0]
             rows.append({"method": name, "kind": kind, "what": what, "options": options})
     _emit({"rows": rows}, as_json, lambda: table_text([r | {"options": _words(r["options"])} for r in rows]))

@@ -185,8 +185,8 @@ else:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the process's memory")
 def test_a_model_larger_than_memory_is_quantized(tmp_path: Path) -> None:
-    saved(tmp_path / "float", deep(16, hidden=768))  # 450 MB in single precision
-    run = [sys.executable, "-c", LIMITED, tmp_path / "float", tmp_path / "out", str(300_000_000)]
+    saved(tmp_path / "float", deep(32, hidden=768))  # 910 MB in single precision
+    run = [sys.executable, "-c", LIMITED, tmp_path / "float", tmp_path / "out", str(600_000_000)]
     assert subprocess.run([*run, "whole"], capture_output=True).returncode != 0  # the limit bites
     done = subprocess.run([*run, "blocks"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

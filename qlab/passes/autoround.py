@@ -12,7 +12,7 @@ from torch import Tensor
 from qlab.errors import QlabError
 from qlab.passes import Block, register_pass
 from qlab.plan import LinearPlan, Plan
-from qlab.qtensor import by_group, dense
+from qlab.qtensor import by_group
 from qlab.ranges import extremes, fit, round_to_nearest
 from qlab.step import Step, Steps
 
@@ -137,7 +137,7 @@ class _Learned:
         """
         assert plan.clip is not None
         G, (lo, hi) = G.float(), plan.clip
-        self._learn_shrink(G, W_hat.float() - self.W.clamp(lo, hi), self.W <= lo, self.W >= hi, lr)
+        self._learn_shrink(G, W_hat.float() - self.W.clamp(lo, hi), lo >= self.W, hi <= self.W, lr)
         self.V.sub_(G.sign(), alpha=lr).clamp_(-0.5, 0.5)
 
     def _learn_shrink(self, G: Tensor, E: Tensor, at_lo: Tensor, at_hi: Tensor, lr: float) -> None:
