@@ -68,7 +68,6 @@ class AutoRound:
         total, kept = float(plain.mean()), dict[str, LinearPlan]()
         for plans in (best, {name: one.plan() for name, one in learned.items()}):
             loss = float(samples.losses({name: learned[name].rounded(plan) for name, plan in plans.items()}).mean())
-            print("CAND", loss / float(plain.mean()), least)
             if loss < total:
                 total, kept = loss, plans
         yield Step("kept", self.iters, self.iters + 1, total)
