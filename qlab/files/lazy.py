@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from torch import nn
 from qlab.errors import QlabError
 from qlab.files.stored import AGAIN, StoredTensors, fill, ignored, persistent_buffers, skeleton
 
+M_MMAP_THRESHOLD = -3  # malloc.h
+
 
 class LazyModel:
     """The model of a float folder, its parameters on the meta device until `fetch` reads those below one module."""
 
     def __init__(self, folder: Path, config: Any, dtype: torch.dtype = torch.float32, device: str = "cpu"):
+        _return_freed_memory()
         self.folder, self.dtype, self.device = folder, dtype, device
         self.model = skeleton(folder, config, dtype).eval().requires_grad_(False)
         self._stored = StoredTensors(folder)
@@ -56,3 +60,13 @@ class LazyModel:
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
             file, kind = stored.file_of[extra[0]], type(self.model).__name__
             raise QlabError(f"{file} holds {extra[0]}{more}, for which {kind} has no place; {AGAIN}")
+
+
+def _return_freed_memory() -> None:
+    """Let glibc give large tensors back to the system when they are freed.
+
+    By default it soon keeps them in its heap, whose aligned allocations leave gaps: address space then grows by what
+    was freed long ago, and meets a limit on the process (RLIMIT_DATA) that the tensors are far from.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(M_MMAP_THRESHOLD, 2**20)
