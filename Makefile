@@ -44,7 +44,8 @@ book: setup ## write book/_build/html (needs Node)
 record: setup ## make the recorded tables of data/records again (four hours)
 	@$(BIN)/python scripts/make_record_ranking.py --windows 8
 	@$(BIN)/python scripts/make_record_protocols.py --chunks 10
-	@$(BIN)/python scripts/make_record_calibration.py --windows 8
+	@$(BIN)/python scripts/make_record_calibration.py --method gptq --windows 8
+	@$(BIN)/python scripts/make_record_calibration.py --method awq --windows 8
 	@$(BIN)/python scripts/make_record_methods.py
 
 bench: setup ## this machine's read ceiling, and the speed of each operation beside a plain copy

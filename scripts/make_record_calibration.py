@@ -1,8 +1,8 @@
-"""Makes data/records/gptq_calibration.json, lesson 05: GPTQ by calibration text, its size, and the method's options.
+"""Makes data/records/{gptq,awq}_calibration.json, lessons 05 and 07: a method by calibration text and size.
 
 Each cell quantizes every linear, with what its quantized predecessors send it, and reads the same britannica pages.
 
-python scripts/make_record_calibration.py [--windows 8] [--threads 1] [--resume]     about an hour on one core
+python scripts/make_record_calibration.py [--method gptq|awq] [--windows 8] [--threads 1] [--resume]     an hour each
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from qlab.evaluate import Evaluation, evaluate
 from qlab.records import load_record, provenance, save_record
 from qlab.report import RunReport
 
-NAME = "gptq_calibration"
 TEXT, WINDOW = "britannica", 512
 SEQLEN = 128  # so that Hamlet, 52,754 tokens, still holds 256 windows
 FIRST = "model.layers.0.self_attn.q_proj"  # its error alone can be computed again in seconds
@@ -52,17 +51,23 @@ class Cell:
 
 SIZES = (16, 64, 256)
 DOMAINS = ("shakespeare", "pydoc", "mixture", "other pages")
-CELLS = (
-    Cell("rtn", None),
-    Cell(),
-    Cell("rtn", None, spec="int4-g128-asym"),
-    Cell(spec="int4-g128-asym"),
-    *(Cell(text=text, samples=samples) for samples in SIZES for text in DOMAINS if (samples, text) != (64, DOMAINS[0])),
-    *(Cell(options=options) for options in ({"act_order": "none"}, {"act_order": "desc"}, {"alpha": 0.25})),
-    *(Cell(text=text, options={"damp": 1.0}) for text in ("shakespeare", "pydoc", "other pages")),
-    Cell(text="pydoc", options={"damp": 0.1}),
-    *(Cell(samples=samples, seed=seed) for seed in (1, 2) for samples in (16, 64)),
-)
+CELLS = {
+    "gptq": (
+        Cell("rtn", None),
+        Cell(),
+        Cell("rtn", None, spec="int4-g128-asym"),
+        Cell(spec="int4-g128-asym"),
+        *(Cell(text=text, samples=n) for n in SIZES for text in DOMAINS if (n, text) != (64, DOMAINS[0])),
+        *(Cell(options=options) for options in ({"act_order": "none"}, {"act_order": "desc"}, {"alpha": 0.25})),
+        *(Cell(text=text, options={"damp": 1.0}) for text in ("shakespeare", "pydoc", "other pages")),
+        Cell(text="pydoc", options={"damp": 0.1}),
+        *(Cell(samples=n, seed=seed) for seed in (1, 2) for n in (16, 64)),
+    ),
+    "awq": (
+        *(Cell("awq", text, n) for n in SIZES for text in ("shakespeare", "pydoc", "other pages")),
+        *(Cell("awq", samples=n, seed=seed) for seed in (1, 2) for n in (16, 64)),
+    ),
+}
 
 
 def windows(tokenizer: Any, cell: Cell, unread: Tensor) -> Calibration | None:
@@ -127,19 +132,19 @@ def measure(loaded: Any, ids: Tensor, unread: Tensor) -> Callable[[Cell], dict[s
     return one
 
 
-def kept(resume: bool, evaluated: int) -> list[dict[str, Any]]:
+def kept(name: str, evaluated: int) -> list[dict[str, Any]]:
     """Rows of an unfinished run on the same text that need not be measured again."""
     try:
-        old: dict[str, Any] = load_record(NAME) if resume else {"text": {"tokens": None}}
+        old: dict[str, Any] = load_record(name)
     except QlabError:  # nothing to resume
         return []
-    names = {cell.name for cell in CELLS}
-    return [r for r in old["rows"] if r["name"] in names] if old["text"]["tokens"] == evaluated else []
+    return old["rows"] if old["text"]["tokens"] == evaluated else []
 
 
 def main() -> None:
     """Measure cell by cell and write the record after each, so that a stopped run can be resumed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--method", choices=CELLS, default="gptq")
     parser.add_argument("--windows", type=int, default=8, help=f"windows of {WINDOW} tokens")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="keep the rows of an unfinished run")
@@ -148,24 +153,25 @@ def main() -> None:
     loaded = qlab.load("reference")
     pages = qlab.tokens(loaded.tokenizer, qlab.load_text(TEXT).text)
     ids, unread = pages[: options.windows * WINDOW], pages[options.windows * WINDOW :]
-    rows = {r["name"]: r for r in kept(options.resume, len(ids))}
+    name, cells = f"{options.method}_calibration", CELLS[options.method]
+    rows = {r["name"]: r for r in kept(name, len(ids))} if options.resume else {}
     base = evaluate(loaded.model, ids, window=WINDOW, progress=False)
     rows["reference"] = {"name": "reference", "method": "none", **four_digits({"perplexity": base.perplexity})}
     one = measure(loaded, ids, unread)
-    for number, cell in enumerate(CELLS, 1):
+    for number, cell in enumerate(cells, 1):
         if cell.name not in rows:
             rows[cell.name] = one(cell)
-            save_record(NAME, record(options.windows, len(ids), rows))
+            save_record(name, record(options.method, options.windows, len(ids), rows))
             print(
-                f"{number} of {len(CELLS)}: {cell.name}: {rows[cell.name]['perplexity']}", file=sys.stderr, flush=True
+                f"{number} of {len(cells)}: {cell.name}: {rows[cell.name]['perplexity']}", file=sys.stderr, flush=True
             )
 
 
-def record(count: int, evaluated: int, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def record(method: str, count: int, evaluated: int, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The record as it stands, cells in their own order whatever order they were measured in."""
-    names = ["reference", *(cell.name for cell in CELLS)]
+    names = ["reference", *(cell.name for cell in CELLS[method])]
     return {
-        "made": provenance(f"python scripts/make_record_calibration.py --windows {count}"),
+        "made": provenance(f"python scripts/make_record_calibration.py --method {method} --windows {count}"),
         "about": "every linear quantized; embeddings and norms stay; other pages: those of the text not evaluated on",
         "text": {"name": TEXT, "tokens": evaluated, "window": WINDOW, "scored_per_window": WINDOW - 1},
         "seqlen": SEQLEN,

@@ -40,8 +40,9 @@ class Letters:
         return "".join(chr(i) for i in ids.tolist())
 
 
-def test_every_cell_has_a_name_of_its_own():
-    assert max(Counter(cell.name for cell in script.CELLS).values()) == 1
+@pytest.mark.parametrize("method", script.CELLS)
+def test_every_cell_has_a_name_of_its_own(method):
+    assert max(Counter(cell.name for cell in script.CELLS[method]).values()) == 1
 
 
 def test_rounding_calibrates_on_nothing():
@@ -69,22 +70,24 @@ def test_another_seed_draws_other_windows():
 
 
 def test_an_unfinished_run_is_resumed_only_on_the_same_text(monkeypatch):
-    rows = [{"name": script.CELLS[0].name}, {"name": "a cell that is no more"}]
+    rows = [{"name": script.CELLS["gptq"][0].name}, {"name": "a cell that is no more"}]
     monkeypatch.setattr(script, "load_record", lambda name: {"text": {"tokens": 4096}, "rows": rows})
-    assert script.kept(True, 4096) == rows[:1]
-    assert script.kept(True, 512) == script.kept(False, 4096) == []
+    kept = {row["name"]: row for row in script.kept("gptq_calibration", 4096)}
+    assert script.record("gptq", 8, 4096, kept)["rows"] == rows[:1]
+    assert script.kept("gptq_calibration", 512) == []
 
 
-def test_the_record_is_whole_and_says_how_it_was_made():
-    record = load_record(script.NAME)
+@pytest.mark.parametrize("method", script.CELLS)
+def test_the_record_is_whole_and_says_how_it_was_made(method):
+    record = load_record(f"{method}_calibration")
     assert record["made"]["command"].startswith("python scripts/make_record_calibration.py")
     assert set(record["made"]) == {"command", "date", "hardware", "versions", "commit"}
-    assert [row["name"] for row in record["rows"]] == ["reference", *(cell.name for cell in script.CELLS)]
+    assert [row["name"] for row in record["rows"]] == ["reference", *(cell.name for cell in script.CELLS[method])]
     assert record["text"] == {"name": "britannica", "tokens": 4096, "window": 512, "scored_per_window": 511}
 
 
 def test_the_record_agrees_with_that_of_lesson_00():
-    ours = {row["name"]: row for row in load_record(script.NAME)["rows"]}
+    ours = {row["name"]: row for row in load_record("gptq_calibration")["rows"]}
     theirs = {row["name"]: row for row in load_record("ranking")["rows"]}
     for spec in ("int3-g128-asym", "int4-g128-asym"):
         for key in ("perplexity", "kl_mean", "bits_per_weight"):
@@ -93,7 +96,7 @@ def test_the_record_agrees_with_that_of_lesson_00():
 
 @pytest.mark.reference
 def test_two_numbers_again():
-    record, (rounding, gptq, *_) = load_record(script.NAME), script.CELLS
+    record, (rounding, gptq, *_) = load_record("gptq_calibration"), script.CELLS["gptq"]
     rows = {row["name"]: row for row in record["rows"]}
     loaded = qlab.load("reference")
     passages = script.windows(loaded.tokenizer, gptq, torch.empty(0))
