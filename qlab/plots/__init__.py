@@ -2,12 +2,14 @@
 
 from qlab.plots.evaluation import compare_bars, paired_errors, perplexity_protocols, rate_distortion
 from qlab.plots.gptq import calibration_curves
+from qlab.plots.hessian import by_block, spectrum
 from qlab.plots.memory import memory_stack
 from qlab.plots.position import loss_by_position
 from qlab.plots.theme import figure, finish, rounded
 from qlab.plots.weights import heatmap, histogram, outlier_map, staircase
 
 __all__ = [
+    "by_block",
     "calibration_curves",
     "compare_bars",
     "figure",
@@ -21,5 +23,6 @@ __all__ = [
     "perplexity_protocols",
     "rate_distortion",
     "rounded",
+    "spectrum",
     "staircase",
 ]
