@@ -10,7 +10,8 @@ from tests.exercises.notebook_cells import function, tagged
 NAME = "hessian.compensate"
 
 
-def attempt(H, j, helpers, *, sign=-1, own=False, everyone=False, inverse=False, diagonal=False, alone=False, half=False):  # fmt: skip
+def attempt(H, j, helpers, *, sign=-1, own=False, everyone=False, inverse=False, diagonal=False, alone=False,
+            half=False):  # fmt: skip
     """The right answer, with one thing wrong by choice."""
     F = torch.arange(len(H))[torch.arange(len(H)) != j] if everyone else helpers
     delta = torch.zeros(len(H), dtype=H.dtype)
