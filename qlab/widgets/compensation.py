@@ -35,16 +35,16 @@ def mixed(H: Tensor, t: float) -> Tensor:
 
 
 def answers(H: Tensor, later: bool) -> tuple[Tensor, Tensor]:
-    """Row j: what the others do about an error of 1 in weight j; and the share of its cost H_jj that remains.
+    """Row j: the change of the others when weight j is raised by 1; and the share of its cost H_jj that remains.
 
-    Everyone may help: −(H⁻¹)_jk / (H⁻¹)_jj, leaving 1/(H⁻¹)_jj (Hassibi & Stork 1992, eq. 5). Only `later` ones, as in
-    GPTQ: −U_jk / U_jj, leaving 1/U_jj², with H⁻¹ = UᵀU.
+    Everyone may help: (H⁻¹)_jk / (H⁻¹)_jj, leaving 1/(H⁻¹)_jj (Hassibi & Stork 1992, eq. 5). Only `later` ones, as in
+    GPTQ: U_jk / U_jj, leaving 1/U_jj², with H⁻¹ = UᵀU.
     """
     U = hessian_factor(H, damp=0.0)
     M = U if later else U.T @ U
     own = M.diag()
     left = 1 / (own.square() if later else own)
-    return -M / own[:, None] + torch.eye(len(H), dtype=H.dtype), left / H.diag()
+    return M / own[:, None] - torch.eye(len(H), dtype=H.dtype), left / H.diag()
 
 
 def frame(H: Tensor) -> dict[str, Any]:
