@@ -141,14 +141,15 @@ def heatmap(
     y: str = "out channel",
     value: str = "weight",
     caption: str = "",
+    cells: int = MAX_CELLS,
 ) -> go.Figure:
-    """A matrix [rows, columns] in colour; above 128 of either a cell shows its entry of largest magnitude.
+    """A matrix [rows, columns] in colour; above `cells` of either a cell shows its entry of largest magnitude.
 
     `signed` puts zero in the middle of a diverging scale; otherwise colour is magnitude from zero up.
     """
     W = as_array(matrix)
-    blocks = tuple(-(-n // MAX_CELLS) for n in W.shape)
-    pooled = pool_absmax(W if signed else np.abs(W), blocks)  # [≤ 128, ≤ 128]
+    blocks = tuple(-(-n // cells) for n in W.shape)
+    pooled = pool_absmax(W if signed else np.abs(W), blocks)  # [≤ cells, ≤ cells]
     colours = diverging(pooled) if signed else {"colorscale": SEQUENTIAL, "zmin": 0}
     trace = go.Heatmap(
         z=rounded(pooled, 3),

@@ -14,7 +14,7 @@ from qlab.methods.gptq import hessian_factor
 from qlab.plots import rounded
 from qlab.widgets.base import Widget, module
 
-MIXES = (0.0, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
+MIXES = (0.0, 0.02, 0.1, 0.3, 1.0)
 """How far H has gone towards a multiple of the identity: dense where little changes much."""
 
 
@@ -58,7 +58,7 @@ def frame(H: Tensor) -> dict[str, Any]:
     return shown
 
 
-def compensation(fixture: Fixture, columns: int = 24) -> Compensation:
+def compensation(fixture: Fixture, columns: int = 18) -> Compensation:
     """The widget for the `columns` inputs of a fixture with a Gram matrix that share the most with one another.
 
     The slice is a small layer of its own: its Gram matrix is the real one's sub-matrix, as if nothing else came in.

@@ -1,6 +1,6 @@
 import { choice, digits, html, linear, panel, slider, svg } from "./draw.js";
 
-const WIDTH = 720, LEFT = 52, TOP = 66, CELL = 13;
+const WIDTH = 720, LEFT = 52, TOP = 66, CELL = 17;
 const WHO = [["all", "everyone"], ["later", "only those after it"]];
 
 /** The helpers of an error in weight j, strongest first: [[k, change], …] without those that do nothing. */
@@ -64,7 +64,7 @@ function render({ model, el }) {
 
   function drawMatrix(picture, correlation) {
     correlation.forEach((row, r) => {
-      picture.append(text(String(channels[r]), LEFT - 8, TOP + r * CELL + 10, "end", r === state.j ? "strong" : ""));
+      picture.append(text(String(channels[r]), LEFT - 8, TOP + r * CELL + 12, "end", r === state.j ? "strong" : ""));
       row.forEach((value, c) => {
         const cell = { x: LEFT + c * CELL, y: TOP + r * CELL, width: CELL - 1, height: CELL - 1 };
         picture.append(svg("rect", { ...cell, fill: "var(--line)", opacity: 0.35 }));
@@ -102,7 +102,7 @@ function render({ model, el }) {
           height: CELL - 5 }));
       }
     });
-    picture.append(text("the error", x(1) - 4, TOP + state.j * CELL + (state.j > count - 3 ? -4 : 24), "end"));
+    picture.append(text("the error", x(1) - 4, TOP + state.j * CELL + (state.j > count - 2 ? -4 : 29), "end"));
   }
 
   /** Below: how much of each channel's error stays, the chosen one marked. */
