@@ -27,8 +27,8 @@ function render({ model, el }) {
   const { controls, stage, readout } = panel(el, {
     title: `Who can make up for an error in ${layer}`,
     caption: `The ${count} input channels of ${layer} that share the most, loudest first, with their real XᵀX. Colour is `
-      + "correlation: blue negative, orange positive. Bars are in units of output: the error is 1, and a bar of −1 would "
-      + "cancel it alone. Click a column to let that weight be off.",
+      + "correlation: blue negative, orange positive. Bars are in units of output: an exact copy of the channel would cancel the "
+      + "error with −1, a mirror image with +1. Click a column to let that weight be off.",
   });
   const slide = slider({ label: "Channel that is off", min: 0, max: count - 1, value: 0, format: (j) => channels[j] },
     (j) => { state.j = j; draw(); });
@@ -102,7 +102,7 @@ function render({ model, el }) {
           height: CELL - 5 }));
       }
     });
-    picture.append(text("the error", x(1) - 4, TOP + state.j * CELL + (state.j > count - 2 ? -4 : 29), "end"));
+    picture.append(text("the error", zero - 8, TOP + state.j * CELL + 12, "end", "strong"));
   }
 
   /** Below: how much of each channel's error stays, the chosen one marked. */
