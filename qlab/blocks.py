@@ -94,31 +94,38 @@ class BlockStream:
         """
         block = self.blocks[index]
         modules = {name: cast(nn.Linear, block.get_submodule(name)) for name in linears}
-        leaders = self._leaders(index, modules)
+        leaders, last = self._leaders(index, modules)
         stats = {
             n: Stats(modules[n].in_features, cross=cross, device=modules[n].weight.device)
             for n in dict.fromkeys(leaders.values())
         }
+        watched = {n: modules[n] for n in stats}
         for i, x in enumerate(self.hidden):
             floats: dict[str, Tensor] = {}
             if cross and self.float_hidden is not None:
-                with _inputs({n: modules[n] for n in stats}, floats.__setitem__):
+                with _inputs(watched, floats.__setitem__, last):
                     self.run(index, self.float_hidden[i])
-            with _inputs({n: modules[n] for n in stats}, lambda n, X: self._add(stats, index, n, X, floats)):  # noqa: B023
+            with _inputs(watched, lambda n, X: self._add(stats, index, n, X, floats), last):  # noqa: B023
                 self.run(index, x)
         return {name: stats[leader] for name, leader in leaders.items()}
 
     def _add(self, stats: dict[str, Stats], index: int, name: str, X: Tensor, floats: dict[str, Tensor]) -> None:
         stats[name].update(X, f"the input of {self.name(index)}.{name}", floats.get(name))
 
-    def _leaders(self, index: int, modules: dict[str, nn.Linear]) -> dict[str, str]:
-        """For each linear the first one that reads the same tensor; one short run tells."""
-        seen: dict[str, Tensor] = {}
-        with _inputs(modules, seen.__setitem__):
+    def _leaders(self, index: int, modules: dict[str, nn.Linear]) -> tuple[dict[str, str], str | None]:
+        """For each linear the first one that reads the same tensor; one short run tells.
+
+        And the last of those, behind which nothing need be computed: None where a linear runs more than once.
+        """
+        calls: list[tuple[str, Tensor]] = []
+        with _inputs(modules, lambda n, X: calls.append((n, X))):
             self.run(index, self.hidden[0])
+        seen = dict(calls)
         if missing := modules.keys() - seen.keys():
             raise QlabError(f"{self.name(index)}.{min(missing)} was never called during calibration: skip it by a rule")
-        return {n: next(m for m, X in seen.items() if X is seen[n]) for n in seen}
+        leaders = {n: next(m for m, X in seen.items() if X is seen[n]) for n in seen}
+        once = len(calls) == len(modules)
+        return leaders, list(dict.fromkeys(leaders.values()))[-1] if once and leaders else None
 
     @torch.no_grad()
     def advance(self, index: int) -> None:
@@ -183,11 +190,18 @@ def _forward(blocks: list[nn.Module], stand_in: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _inputs(modules: dict[str, nn.Linear], take: Any) -> Iterator[None]:
-    """Hand every input of the named linears to `take(name, X)`."""
-    handles = [m.register_forward_pre_hook(lambda _, args, n=n: take(n, args[0])) for n, m in modules.items()]
+def _inputs(modules: dict[str, nn.Linear], take: Any, last: str | None = None) -> Iterator[None]:
+    """Hand every input of the named linears to `take(name, X)`; with that of `last` the run ends."""
+
+    def hook(name: str, X: Tensor) -> None:
+        take(name, X)
+        if name == last:
+            raise _Reached
+
+    handles = [m.register_forward_pre_hook(lambda _, args, n=n: hook(n, args[0])) for n, m in modules.items()]
     try:
-        yield
+        with suppress(_Reached):
+            yield
     finally:
         for handle in handles:
             handle.remove()
