@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qlab.errors import QlabError
+
+if TYPE_CHECKING:
+    import torch
 
 MODEL_HELP = "`reference`, `reference-768`, a Hugging Face folder or hub id, or a .gguf file."
 SPEC_HELP = "How weights are stored: int4-g128-asym, int8-row-sym, nf4-g64-dq, mxfp4 … or a YAML recipe."
@@ -24,6 +27,7 @@ Tokens = Annotated[int | None, typer.Option(help="Use at most this many tokens o
 Window = Annotated[int, typer.Option(help="Tokens per window; the incomplete last one is dropped.")]
 Protocol = Annotated[str, typer.Option(help="`windows` (papers: every prediction) or `llama.cpp` (second half).")]
 FORMAT_HELP = "gptq (default), gptq_v2 (default where a spec is asymmetric), awq or compressed-tensors."
+DTYPE_HELP = "What the model computes in: float32, or auto, what it is stored in (bfloat16 may be much faster)."
 METHOD_HELP = "rtn, mse, hqq, gptq, awq, awq+gptq, autoround (`qlab methods` lists all); a YAML recipe names its own."
 CALIBRATION_HELP = "Text for methods that calibrate (gptq, awq, autoround): a built-in one or a file"
 Method = Annotated[str, typer.Option(help=METHOD_HELP)]
@@ -137,6 +141,7 @@ def quantize(
         bool, typer.Option("--true-sequential", help="Linear by linear inside a block.")
     ] = False,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 …")] = "cpu",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "float32",
     restart: Annotated[bool, typer.Option("--restart/--resume", help="Discard what a stopped run left.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show plan, memory and every problem; do nothing.")
@@ -159,7 +164,7 @@ def quantize(
         raise QlabError("--out is missing: name the folder to write, or add --dry-run")
     recipe = _recipe(spec, method, {} if act_order is None else {"act_order": act_order})
     with _quiet_stdout():
-        source, tokenizer = open_lazily(model, device=_device(device))
+        source, tokenizer = open_lazily(model, dtype=_dtype(dtype), device=_device(device))
     calibrated = _calibration([recipe], tokenizer, None, calibration, samples, seqlen, seed)
     layout = layout or _default_layout(recipe)
     job = Conversion(source, recipe, layout, calibrated, true_sequential=true_sequential)
@@ -309,6 +314,15 @@ def _recipe(spec: str, method: str, options: dict[str, Any] | None = None) -> An
     if _is_file(spec) and options:
         raise QlabError(f"--{next(iter(options)).replace('_', '-')} would have no effect: {spec} names its own options")
     return Recipe.load(spec) if _is_file(spec) else Recipe.of(spec.strip(), method, **options or {})
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    """None is for `auto`, as transformers means it."""
+    import torch
+
+    if name not in ("float32", "auto"):
+        raise QlabError(f"--dtype {name}: choose float32 or auto")
+    return None if name == "auto" else torch.float32
 
 
 def _device(name: str) -> str:

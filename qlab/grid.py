@@ -39,7 +39,7 @@ class Grid:
         """Bits of one code."""
         return max(1, (len(self.levels) - 1).bit_length())
 
-    @property
+    @cached_property
     def is_integer(self) -> bool:
         """Whether the levels are consecutive integers, so that a zero point may shift them."""
         first = self.levels[0]

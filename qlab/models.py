@@ -62,9 +62,11 @@ def load(
 
 
 def open_lazily(
-    name_or_path: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    name_or_path: str | Path, *, dtype: torch.dtype | None = torch.float32, device: str = "cpu"
 ) -> tuple[LazyModel, Any]:
     """The model of a float folder (or built-in, or hub id) with no parameter in memory yet, and its tokenizer.
+
+    dtype: what it computes in; None: what its tensors are stored in.
 
     Errors: QlabError as `load`; GGUF files and folders that are quantized already.
     """

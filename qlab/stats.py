@@ -7,7 +7,6 @@ from torch import Tensor
 
 from qlab.errors import QlabError
 
-
 TILE = 192
 """Columns of one product in `self_products`: narrow enough to skip most of the mirror image, wide enough to be fast."""
 

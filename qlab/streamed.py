@@ -92,6 +92,9 @@ class Conversion:
         assert spec is not None
         scattered = plan.rule.options.get("act_order") == "desc" and spec.group_in(plan.shape[1]) < plan.shape[1]
         self.layout.check(plan.shape, spec, plan.name, scattered)
+        if plan.rule.passes and self.source.dtype != torch.float32:
+            raise QlabError(f"{plan.name} goes through passes before it is quantized: they take float32, not "
+                            f"{str(self.source.dtype).removeprefix('torch.')}")  # fmt: skip
         if plan.rule.input is not None:
             raise QlabError(f"{plan.name} quantizes its input ({plan.rule.input}): {self.layout.name} stores weights "
                             "only; leave `input` out of the recipe")  # fmt: skip
@@ -175,6 +178,7 @@ class Conversion:
             "calibration": c and [c.title, hashlib.sha256(c.ids.contiguous().numpy().tobytes()).hexdigest()],
             "true-sequential order": self.true_sequential,
             "device": str(self.source.device),
+            "dtype": str(self.source.dtype),
             "versions": {name: version(name) for name in ("qlab", "torch", "transformers")},
         }
 

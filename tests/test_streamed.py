@@ -57,6 +57,31 @@ def test_a_folder_holds_what_memory_would(method: str, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["float", "out"]  # no remains
 
 
+def test_in_the_dtype_of_the_checkpoint(tmp_path: Path) -> None:
+    saved(tmp_path / "float")
+    source, _ = open_lazily(tmp_path / "float", dtype=None)
+    assert source.dtype == torch.bfloat16
+    job = Conversion(source, Recipe.of("int4-g32-sym", "gptq"), "gptq", CALIBRATION)
+    job.run(tmp_path / "out", progress=False)
+    own = load(tmp_path / "float", dtype=torch.bfloat16).model
+    in_memory, _ = quantized_copy(own, job.recipe, CALIBRATION, progress=False)
+    opened = load(tmp_path / "out", dtype=torch.bfloat16).model
+    assert torch.equal(logits(opened), logits(in_memory))
+    assert job.fingerprint() != conversion(tmp_path / "float").fingerprint()
+    source, _ = open_lazily(tmp_path / "float", dtype=None)
+    with pytest.raises(QlabError, match=r"goes through passes .* take float32, not bfloat16 \(and 13 more layers\)"):
+        Conversion(source, Recipe.of("int4-g32-sym", "awq"), "gptq", CALIBRATION).check()
+
+
+def test_a_checkpoint_of_two_dtypes_has_none_of_its_own(tmp_path: Path) -> None:
+    model = tiny().bfloat16()
+    model.model.norm.float()
+    model.save_pretrained(tmp_path / "float")
+    tokenizer().save_pretrained(tmp_path / "float")
+    with pytest.raises(QlabError, match="tensors of BF16 and F32: compute in float32"):
+        open_lazily(tmp_path / "float", dtype=None)
+
+
 def test_shards_are_read_and_written(tmp_path: Path) -> None:
     saved(tmp_path / "float", max_shard_size="20KB")
     assert len(list((tmp_path / "float").glob("*.safetensors"))) > 2

@@ -17,13 +17,16 @@ M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 class LazyModel:
-    """The model of a float folder, its parameters on the meta device until `fetch` reads those below one module."""
+    """The model of a float folder, its parameters on the meta device until `fetch` reads those below one module.
 
-    def __init__(self, folder: Path, config: Any, dtype: torch.dtype = torch.float32, device: str = "cpu"):
+    dtype: what it computes in; None: what its tensors are stored in. Errors: QlabError where that is not one dtype.
+    """
+
+    def __init__(self, folder: Path, config: Any, dtype: torch.dtype | None = torch.float32, device: str = "cpu"):
         _return_freed_memory()
-        self.folder, self.dtype, self.device = folder, dtype, device
-        self.model = skeleton(folder, config, dtype).eval().requires_grad_(False)
         self._stored = StoredTensors(folder)
+        self.folder, self.dtype, self.device = folder, dtype or self._stored.dtype, device
+        self.model = skeleton(folder, config, self.dtype).eval().requires_grad_(False)
 
     def fetch(self, under: str = "", without: str | None = None) -> None:
         """Read the parameters and buffers whose names begin with `under`, and not with `without`."""

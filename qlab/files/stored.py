@@ -46,6 +46,15 @@ class StoredTensors:
         """The file of each tensor."""
         return {name: entry.path for name, entry in self._entries.items()}
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The one float dtype of all tensors; QlabError where they are of several."""
+        stored = {entry.dtype for entry in self._entries.values()}
+        found = sorted(name for name in stored if DTYPES[name].is_floating_point)
+        if len(found) != 1:
+            raise QlabError(f"{self.folder} holds tensors of {' and '.join(found)}: compute in float32")
+        return DTYPES[found[0]]
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
