@@ -38,6 +38,7 @@ class Evaluation:
     perplexity: float
     perplexity_se: float
     kl_mean: float | None = None
+    kl_se: float | None = None
     kl_median: float | None = None
     kl_p999: float | None = None
     top1_agreement: float | None = None
@@ -56,7 +57,7 @@ class Evaluation:
 
     def table(self) -> list[dict[str, Any]]:
         """One row per measure, with its standard error where it has one."""
-        errors = {"perplexity": self.perplexity_se, "ppl_ratio": self.ppl_ratio_se}
+        errors = {"perplexity": self.perplexity_se, "ppl_ratio": self.ppl_ratio_se, "kl_mean": self.kl_se}
         measures = ("perplexity", "ppl_ratio", "kl_mean", "kl_median", "kl_p999", "top1_agreement")
         values = {name: getattr(self, name) for name in measures}
         return [{"measure": k, "value": v, "standard_error": errors.get(k)} for k, v in values.items() if v is not None]
@@ -209,6 +210,7 @@ class Tally:
         ratio, ratio_se = exp_with_se(self.log_ratio)
         return {
             "kl_mean": self.kl.mean,
+            "kl_se": self.kl.se,
             "kl_median": self.kl_histogram.quantile(0.5),
             "kl_p999": self.kl_histogram.quantile(0.999),
             "top1_agreement": self.top1.mean,

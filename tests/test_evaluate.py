@@ -156,6 +156,8 @@ def test_distance_to_a_reference_equals_an_independent_computation(pair):
     rounding = 64 * FP32
     assert kl.mean() > 1e-3  # the disturbed model is far enough that rounding does not decide
     assert got.kl_mean == pytest.approx(kl.mean().item(), abs=rounding)
+    each = kl.double().reshape(-1, window - 1).mean(1)
+    assert got.kl_se == pytest.approx((each.std() / len(each) ** 0.5).item(), rel=1e-3)
     assert got.kl_median == pytest.approx(kl.quantile(0.5).item(), rel=0.005)
     assert got.kl_p999 == pytest.approx(kl.quantile(0.999).item(), rel=0.005)
     assert got.top1_agreement == pytest.approx(same.double().mean().item(), rel=1e-15)
@@ -207,7 +209,7 @@ def test_to_dict_names_every_field_and_token_losses_only_on_request():
     got = evaluate(Constant(torch.zeros(VOCAB)), text(32), window=16)
     assert list(got.to_dict()) == [
         *("tokens", "windows", "window", "protocol", "perplexity", "perplexity_se"),
-        *("kl_mean", "kl_median", "kl_p999", "top1_agreement", "ppl_ratio", "ppl_ratio_se"),
+        *("kl_mean", "kl_se", "kl_median", "kl_p999", "top1_agreement", "ppl_ratio", "ppl_ratio_se"),
     ]
     kept = evaluate(Constant(torch.zeros(VOCAB)), text(32), window=16, token_losses=True)
     assert torch.equal(torch.tensor(kept.to_dict()["token_losses"]), kept.token_losses)
@@ -219,7 +221,7 @@ def test_the_table_shows_what_was_measured_with_its_error(pair):
     assert row == {"measure": "perplexity", "value": got.perplexity, "standard_error": got.perplexity_se}
     assert got.title == "38 predictions in 2 windows of 20 (windows)"
     distance = evaluate(pair[1], text(40), reference=pair[0], window=20).table()
-    assert [r["measure"] for r in distance if r["standard_error"] is not None] == ["perplexity", "ppl_ratio"]
+    assert [r["measure"] for r in distance if r["standard_error"] is not None] == ["perplexity", "ppl_ratio", "kl_mean"]
     assert (len(got.table()), len(distance)) == (1, 6)
 
 
