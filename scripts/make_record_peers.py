@@ -79,7 +79,9 @@ def main() -> None:
         return
     ids = qlab.tokens(loaded.tokenizer, qlab.load_text(TEXT).text, WINDOWS * WINDOW)
     rows = kept(options.resume)
-    jobs: dict[str, Any] = {json.loads(Path(f"{f}.peer.json").read_text())["tool"]: (theirs, f, loaded, ids) for f in options.folders}
+    jobs: dict[str, Any] = {}
+    for folder in options.folders:
+        jobs[json.loads(Path(f"{folder}.peer.json").read_text())["tool"]] = (theirs, folder, loaded, ids)
     jobs |= {f"qlab {road}": (ours, road, loaded, drawn, ids) for road in options.roads.split(",") if road}
     for name, (make, *arguments) in jobs.items():
         if name not in rows:

@@ -1,4 +1,4 @@
-"""The record of peers: what it says of its rows, and that our best 4-bit model is nearer to the reference than theirs."""
+"""The record of peers: what it says of its rows, and that our best 4-bit model is nearest to the reference."""
 
 from qlab.records import load_record
 
