@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +69,11 @@ class AWQ:
     ) -> Steps[tuple[float | None, Tensor | None]]:
         names = [name for name in fold.linears if name in block.linears]
         x = block.stats[names[0]].mean_abs.float()
-        w = None if self.rule == "paper" else _relative_weight(block, names)
+        w = (
+            None
+            if self.rule == "paper"
+            else relative_weight((block.linears[n].weight.float(), block.specs[n]) for n in names)
+        )
         best: tuple[float | None, Tensor | None] = None, None
         least = self._loss(block, names, None, sample)
         yield Step("alpha", 0, len(self.alphas) + 1, least, data={"alpha": torch.tensor(torch.nan)})
@@ -109,13 +113,13 @@ def rounded(W: Tensor, spec: QuantSpec, scale: Tensor | None = None) -> Tensor:
     return round_to_nearest(W * scale, spec).dequantize() / scale
 
 
-def _relative_weight(block: Block, names: list[str]) -> Tensor:
-    """Mean over all rows of |w| as a fraction of its group's largest, [in]."""
+def relative_weight(linears: Iterable[tuple[Tensor, QuantSpec]]) -> Tensor:
+    """Mean over all rows of |w| as a fraction of its group's largest, [in]; W [out, in] of linears with one input."""
     rows = []
-    for name in names:
-        W, spec = block.linears[name].weight.float().abs(), block.specs[name]
-        _, top = extremes(W, spec)
-        rows.append(by_group(lambda w, t: w / (t + 1e-6), W.reshape(spec.lines(W.shape)), spec, top).reshape(W.shape))
+    for W, spec in linears:
+        _, top = extremes(W.abs(), spec)
+        lines = W.abs().reshape(spec.lines(W.shape))
+        rows.append(by_group(lambda w, t: w / (t + 1e-6), lines, spec, top).reshape(W.shape))
     return torch.cat(rows).mean(0)
 
 

@@ -1,5 +1,6 @@
 """Figures: each function is one call that returns a plotly figure in the shared theme."""
 
+from qlab.plots.awq import alpha_curves
 from qlab.plots.evaluation import compare_bars, paired_errors, perplexity_protocols, rate_distortion
 from qlab.plots.gptq import calibration_curves
 from qlab.plots.hessian import by_block, spectrum
@@ -9,6 +10,7 @@ from qlab.plots.theme import figure, finish, rounded
 from qlab.plots.weights import heatmap, histogram, outlier_map, staircase
 
 __all__ = [
+    "alpha_curves",
     "by_block",
     "calibration_curves",
     "compare_bars",
