@@ -47,6 +47,8 @@ record: setup ## make the recorded tables of data/records again (four hours)
 	@$(BIN)/python scripts/make_record_calibration.py --method gptq --windows 8
 	@$(BIN)/python scripts/make_record_calibration.py --method awq --windows 8
 	@$(BIN)/python scripts/make_record_methods.py
+	@$(BIN)/python scripts/make_record_hessian.py
+	@$(BIN)/python scripts/make_record_salient.py
 
 bench: setup ## this machine's read ceiling, and the speed of each operation beside a plain copy
 	@$(BIN)/python -m qlab.bench
