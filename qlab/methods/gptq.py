@@ -105,7 +105,7 @@ class GPTQ:
         out, n = W.shape
         T = W.T[order].contiguous()  # [in, out], rows in the order they are quantized
         codes = torch.empty(n, out, dtype=torch.uint8)
-        error = 0.0
+        error, pivots = 0.0, U.diag().tolist()
         for number, (start, stop) in enumerate(blocks := list(groups.blocks(self.block))):
             B, E = T[start:stop], torch.zeros(stop - start, out, dtype=T.dtype)
             for j in range(start, stop):
@@ -113,10 +113,11 @@ class GPTQ:
                 groups.reach(j, T)
                 codes[j], w_hat = groups.quantize(j, B[k])
                 # e = (w_j − q_j) / U_jj, then w_: ← w_: − e · U_j,:     (eq. 2–3 with U for H⁻¹)
-                torch.sub(B[k], w_hat, out=E[k]).div_(U[j, j])
+                torch.sub(B[k], w_hat, out=E[k]).div_(pivots[j])
+                later = B[k + 1 :]
                 if P is not None:  # GPTAQ, eq. 15: the float model would have sent more: + w_j · P_j,:
-                    B[k + 1 :].addr_(P[j, j + 1 : stop], B[k])
-                B[k + 1 :].addr_(U[j, j + 1 : stop], E[k], alpha=-1)
+                    later.addr_(P[j, j + 1 : stop], B[k])
+                later.addr_(U[j, j + 1 : stop], E[k], alpha=-1)
                 if grain == "column":
                     error += float(E[k].square().sum())
                     yield self._column_step(j, n, error, order, codes[j], w_hat, E[k], T)
@@ -197,6 +198,7 @@ class _Groups:
     def __init__(self, method: GPTQ, W: Tensor, spec: QuantSpec, order: Tensor):
         self.method, self.spec, self.order = method, spec, order
         self.length = W.shape[1]
+        self.column_of = order.tolist()
         self.size = spec.group_in(self.length)
         self.static = method.act_order == "static"
         self.fitted: list[Params] = []
@@ -208,6 +210,8 @@ class _Groups:
         """Keep parameters [out, groups] as [groups, out], so that one group's lie in one piece."""
         parts = (params.scale, params.zero, params.offset)
         self.parts = tuple(None if p is None else cast(Tensor, dense(p, dtype)).T.contiguous() for p in parts)
+        scale = self.parts[0]
+        self.divisor = None if scale is None else torch.where(scale == 0, 1, scale)
 
     def blocks(self, block: int) -> Iterator[tuple[int, int]]:
         """Runs of at most `block` columns; where groups are fitted on the way, each begins in an up-to-date block."""
@@ -227,10 +231,10 @@ class _Groups:
 
     def quantize(self, j: int, w: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and W_hat of the column at position j, w [out], exactly as `encode` and `dequantize` compute them."""
-        group = int(self.order[j]) // self.size if self.static else 0
+        group = self.column_of[j] // self.size if self.static else 0
         scale, zero, offset = (None if part is None else part[group] for part in self.parts)
         x = w if offset is None else w - offset
-        x = x if scale is None else x / torch.where(scale == 0, 1, scale)
+        x = x if self.divisor is None else x / self.divisor[group]
         codes = self.spec.grid.encode(x, zero)
         return codes, affine(self.spec.grid.decode(codes, w.dtype), scale, zero, offset)
 
