@@ -137,6 +137,7 @@ def quantize(
     seqlen: Seqlen = 512,
     seed: Seed = 0,
     act_order: Annotated[str | None, typer.Option(help="gptq: static (default), desc or none.")] = None,
+    mse: Annotated[bool, typer.Option("--mse", help="gptq: search each group's range first.")] = False,
     true_sequential: Annotated[
         bool, typer.Option("--true-sequential", help="Linear by linear inside a block.")
     ] = False,
@@ -162,7 +163,8 @@ def quantize(
     _load_plugins(plugin)
     if out is None and not dry_run:
         raise QlabError("--out is missing: name the folder to write, or add --dry-run")
-    recipe = _recipe(spec, method, {} if act_order is None else {"act_order": act_order})
+    options: dict[str, Any] = {} if act_order is None else {"act_order": act_order}
+    recipe = _recipe(spec, method, options | ({"mse": True} if mse else {}))
     with _quiet_stdout():
         source, tokenizer = open_lazily(model, dtype=_dtype(dtype), device=_device(device))
     calibrated = _calibration([recipe], tokenizer, None, calibration, samples, seqlen, seed)

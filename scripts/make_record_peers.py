@@ -26,7 +26,13 @@ from qlab.records import load_record, provenance, save_record
 
 NAME = "peers"
 SPEC, TEXT, CALIBRATION, SAMPLES, WINDOW, WINDOWS = "int4-g64-sym", "britannica", "shakespeare", 32, 512, 40
-ROADS = ("rtn", "gptq", "awq", "awq+gptq", "autoround")
+ROADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rtn": ("rtn", {}),
+    "gptq": ("gptq", {}),
+    "gptq with mse": ("gptq", {"mse": True}),
+    "awq+gptq": ("awq+gptq", {}),
+    "awq+gptq with mse": ("awq+gptq", {"mse": True}),
+}
 
 
 def measured(model: torch.nn.Module, loaded: Any, ids: torch.Tensor) -> dict[str, float]:
@@ -36,14 +42,15 @@ def measured(model: torch.nn.Module, loaded: Any, ids: torch.Tensor) -> dict[str
     return {key: float(f"{getattr(result, key):.4g}") for key in keys}
 
 
-def ours(road: str, loaded: Any, drawn: Calibration, ids: torch.Tensor) -> dict[str, Any]:
-    """A row of this library; passes are left out of `versions`, which `made` holds."""
-    recipe = qlab.Recipe.of(SPEC, road)
+def ours(name: str, loaded: Any, drawn: Calibration, ids: torch.Tensor) -> dict[str, Any]:
+    """A row of this library; its versions are those of the record."""
+    road, options = ROADS[name]
+    recipe = qlab.Recipe.of(SPEC, road, **options)
     start = time.perf_counter()
     model, report = qlab.quantized_copy(loaded.model, recipe, drawn, progress=False)
     seconds = round(time.perf_counter() - start)
     bits = float(f"{report.bits_per_weight:.4g}")
-    return {"name": f"qlab {road}", "tool": "qlab", "options": {"recipe": recipe.name}, "bits_per_weight": bits,
+    return {"name": f"qlab {name}", "tool": "qlab", "options": {"road": road, **options}, "bits_per_weight": bits,
             "seconds": seconds, **measured(model, loaded, ids)}  # fmt: skip
 
 
@@ -68,7 +75,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, help="quantized folders of other tools")
     parser.add_argument("--ids", type=Path, help="write the calibration tokens here, and stop")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--roads", default=",".join(ROADS), help="of this library, with commas")
+    parser.add_argument("--roads", default=",".join(ROADS), help="of this library's roads, with commas")
     parser.add_argument("--resume", action="store_true", help="keep the rows of an unfinished run")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -82,7 +89,7 @@ def main() -> None:
     jobs: dict[str, Any] = {}
     for folder in options.folders:
         jobs[json.loads(Path(f"{folder}.peer.json").read_text())["tool"]] = (theirs, folder, loaded, ids)
-    jobs |= {f"qlab {road}": (ours, road, loaded, drawn, ids) for road in options.roads.split(",") if road}
+    jobs |= {f"qlab {name}": (ours, name, loaded, drawn, ids) for name in options.roads.split(",") if name}
     for name, (make, *arguments) in jobs.items():
         if name not in rows:
             rows[name] = make(*arguments)

@@ -181,6 +181,13 @@ def test_the_default_format_holds_the_spec(spec: str, layout: str, folder: Path,
     assert config["checkpoint_format"] == layout
 
 
+def test_a_searched_range_and_the_checkpoints_dtype_reach_the_run(folder: Path, tmp_path: Path) -> None:
+    plain = quantize(folder, tmp_path / "plain", "--method", "gptq")
+    searched = quantize(folder, tmp_path / "out", "--method", "gptq", "--mse", "--dtype", "auto")
+    assert "mse: true" in (tmp_path / "out/config.json").read_text().replace("\\n", "\n")
+    assert searched["rel_mse"] < plain["rel_mse"]
+
+
 def test_act_order_reaches_method_and_file(folder: Path, tmp_path: Path) -> None:
     quantize(folder, tmp_path / "out", "--method", "gptq", "--act-order", "desc")
     assert json.loads((tmp_path / "out" / "quantize_config.json").read_text())["desc_act"] is True
