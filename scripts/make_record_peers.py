@@ -31,6 +31,7 @@ ROADS: dict[str, tuple[str, dict[str, Any]]] = {
     "gptq": ("gptq", {}),
     "gptq with mse": ("gptq", {"mse": True}),
     "awq+gptq": ("awq+gptq", {}),
+    "awq+gptq with damp 0.3": ("awq+gptq", {"damp": 0.3}),
     "awq+gptq with mse": ("awq+gptq", {"mse": True}),
 }
 
