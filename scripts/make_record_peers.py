@@ -29,7 +29,6 @@ SPEC, TEXT, CALIBRATION, SAMPLES, WINDOW, WINDOWS = "int4-g64-sym", "britannica"
 ROADS: dict[str, tuple[str, dict[str, Any]]] = {
     "rtn": ("rtn", {}),
     "gptq": ("gptq", {}),
-    "gptq with mse": ("gptq", {"mse": True}),
     "awq+gptq": ("awq+gptq", {}),
     "awq+gptq with damp 0.3": ("awq+gptq", {"damp": 0.3}),
     "awq+gptq with mse": ("awq+gptq", {"mse": True}),

@@ -1,4 +1,4 @@
-"""The record of peers: what it says of its rows, and that our best 4-bit model beats the GPTQ of others."""
+"""The record of peers: what it says of its rows, and that our best 4-bit model is nearest to the reference."""
 
 from qlab.records import load_record
 
@@ -15,8 +15,9 @@ def test_every_row_says_what_made_it():
     assert {"gptqmodel", "llmcompressor", "auto-round"} <= set(rows())
 
 
-def test_our_best_is_nearer_to_the_reference_than_any_gptq_of_theirs():
+def test_our_best_is_nearer_to_the_reference_than_theirs():
     ours = min((row for row in rows().values() if row["tool"] == "qlab"), key=lambda row: row["kl_mean"])
-    for name in ("gptqmodel", "llmcompressor"):
-        apart = (rows()[name]["kl_se"] ** 2 + ours["kl_se"] ** 2) ** 0.5
-        assert ours["kl_mean"] < rows()[name]["kl_mean"] - 2 * apart
+    for row in rows().values():
+        if row["tool"] != "qlab":
+            apart = (row["kl_se"] ** 2 + ours["kl_se"] ** 2) ** 0.5
+            assert ours["kl_mean"] < row["kl_mean"] - 2 * apart
