@@ -66,7 +66,6 @@ CELLS = {
     "awq": (
         *(Cell("awq", text, n) for n in (16, 64) for text in ("shakespeare", "pydoc")),
         Cell("awq", "other pages"),
-        Cell("awq", samples=256),
     ),
 }
 
