@@ -18,7 +18,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from qlab.errors import QlabError
-from qlab.gguf_header import GGUFHeader, read_header
+from qlab.files.gguf import GGUFFile, open_gguf
 
 
 @contextmanager
@@ -38,14 +38,14 @@ def quiet() -> Iterator[None]:
 
 def config_from_gguf(path: Path) -> Any:
     """The transformers config that a GGUF file describes, without its weights."""
-    with quiet(), _unreadable(path, read_header(path)):
+    with quiet(), _unreadable(path, open_gguf(path)):
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     return _plain(config)
 
 
 def model_from_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, Any]:
     """Model and tokenizer of a GGUF file, dequantized to `dtype`, the tokenizer splitting text as llama.cpp does."""
-    header = read_header(path)
+    header = open_gguf(path)
     # The bar of the dequantization obeys no switch.
     with quiet(), redirect_stderr(StringIO()), _unreadable(path, header):
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
@@ -83,7 +83,7 @@ def _plain(config: Any) -> Any:
 
 
 @contextmanager
-def _unreadable(path: Path, header: GGUFHeader) -> Iterator[None]:
+def _unreadable(path: Path, header: GGUFFile) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
