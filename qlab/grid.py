@@ -39,6 +39,11 @@ class Grid:
         """Bits of one code."""
         return max(1, (len(self.levels) - 1).bit_length())
 
+    @property
+    def stored_bits(self) -> float:
+        """Bits of one code in a file: fewer than `bits` where several codes share a byte (five ternary ones)."""
+        return 52 * 8 / 256 if self.name == "ternary" else self.bits  # TQ1_0: 48 bytes of five codes and 4 of four
+
     @cached_property
     def is_integer(self) -> bool:
         """Whether the levels are consecutive integers, so that a zero point may shift them."""
@@ -129,6 +134,8 @@ NF4 = (
 FP4 = tuple(s * x / 12 for s in (1, -1) for x in (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0))
 # ggml's `kvalues_iq4nl`, in units of the block scale.
 IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+# BitNet b1.58's weights as llama.cpp stores them: TQ1_0 packs five of three levels in a byte, TQ2_0 two bits for four.
+TERNARY, TERNARY_2BIT = (-1.0, 0.0, 1.0), (-1.0, 0.0, 1.0, 2.0)
 # OCP Microscaling FP4: sign, two exponent bits, one mantissa bit.
 E2M1 = tuple(s * x for s in (1.0, -1.0) for x in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0))
 
@@ -137,6 +144,15 @@ def _small_float(dtype: torch.dtype) -> tuple[float, ...]:
     """The 256 values of an 8-bit float in code order; infinities become NaN, because encoding saturates."""
     values = torch.arange(256, dtype=torch.uint8).view(dtype).float()
     return tuple(torch.where(values.isinf(), torch.nan, values).tolist())
+
+
+def _ue4m3() -> tuple[float, ...]:
+    """ggml's unsigned E4M3, bias 7: the sign bit is ignored, and 0x7F is 0 rather than NaN."""
+    def value(code: int) -> float:
+        exponent, mantissa = code >> 3 & 15, code & 7
+        return 0.0 if code == 0x7F else mantissa * 2.0**-9 if exponent == 0 else (8 + mantissa) * 2.0 ** (exponent - 10)
+
+    return tuple(value(code) for code in range(256))
 
 
 def _dynamic_map() -> tuple[float, ...]:
@@ -157,12 +173,23 @@ _CODEBOOKS: dict[str, Callable[[], tuple[float, ...]]] = {
     "e5m2": lambda: _small_float(torch.float8_e5m2),
     "e8m0": lambda: (*(2.0 ** (c - 127) for c in range(255)), float("nan")),
     "dynamic8": _dynamic_map,
+    # ggml keeps FP4 twice as large (its integers) under scales half as large, and knows no NaN among the scales
+    "e2m1x2": lambda: tuple(2 * x + 0.0 for x in E2M1),
+    "e8m0h": lambda: tuple(2.0 ** (c - 128) for c in range(256)),
+    "ue4m3h": lambda: tuple(x / 2 for x in _ue4m3()),
+    "ternary": lambda: TERNARY,
+    "ternary2": lambda: TERNARY_2BIT,
+    # unsigned levels under a scale that may be negative: the scales and minima of K-quants
+    "uint4": lambda: unsigned(4).levels,
+    "uint6": lambda: unsigned(6).levels,
 }
 
 
 @cache
 def get_grid(name: str) -> Grid:
-    """A grid by name: int1 … int8, sint1 … sint8, nf4, fp4, iq4_nl, e2m1, e4m3, e5m2, e8m0, dynamic8."""
+    """A grid by name: int1 … int8, sint1 … sint8, nf4, fp4, iq4_nl, e2m1, e4m3, e5m2, e8m0, dynamic8,
+    and those of GGUF's blocks: ternary, ternary2, uint4, uint6, e2m1x2, e8m0h, ue4m3h.
+    """
     for bits in range(1, 9):
         if name == f"int{bits}":
             return unsigned(bits)

@@ -49,7 +49,7 @@ class QTensor:
     @property
     def bits_stored(self) -> int:
         """Bits of everything stored: packed codes, scales, zero points, minima, group index."""
-        bits = self.codes.numel() * self.spec.bits
+        bits = round(self.codes.numel() * self.spec.grid.stored_bits)
         for part in (self.scale, self.offset):
             if isinstance(part, QTensor):
                 bits += part.bits_stored

@@ -43,6 +43,12 @@ def _narrow(lo: Tensor, hi: Tensor, grid: Grid) -> Params:
     return Params(_nonzero(torch.maximum(lo.abs(), hi.abs())) / (2 ** (grid.bits - 1) - 1))
 
 
+def _extreme(lo: Tensor, hi: Tensor, grid: Grid) -> Params:
+    """llama.cpp's Q4_0: the weight farthest from 0 takes the level farthest from 0; the scale carries its sign."""
+    level = min(grid.levels, key=lambda x: -abs(x))
+    return Params(_nonzero(torch.where(-lo > hi, lo, hi)) / level)
+
+
 def _mx(lo: Tensor, hi: Tensor, grid: Grid) -> Params:
     """OCP Microscaling v1.0, §6.3: a power of two that puts max|w| in the grid's top binade."""
     # frexp gives m·2^e with ½ ≤ m < 1, so ⌊log2 x⌋ is e − 1, exact where log2 of a float is not
@@ -77,7 +83,7 @@ def _nonzero(scale: Tensor) -> Tensor:
 
 
 _RULES: dict[str, Callable[[Tensor, Tensor, Grid], Params]] = {
-    "sym": _sym, "narrow": _narrow, "mx": _mx, "asym": _asym, "awq": _awq, "offset": _offset,
+    "sym": _sym, "narrow": _narrow, "extreme": _extreme, "mx": _mx, "asym": _asym, "awq": _awq, "offset": _offset,
     "centered": _sym, "none": lambda lo, hi, grid: Params(None),
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from qlab.grid import Grid, get_grid, grid_names
 SYMMETRIC_RULES = {
     "sym": "scale = max|w| / half the span of the levels: 7.5 at 4 bits (GPTQ, compressed-tensors)",
     "narrow": "scale = max|w| / (2^(b−1) − 1): 7 at 4 bits, so ±max|w| are both levels (AutoAWQ, Q8_0)",
+    "extreme": "scale = the weight farthest from 0 / the level farthest from 0, with its sign (llama.cpp's Q4_0)",
     "mx": "scale = 2^(⌊log2 max|w|⌋ − e_max): OCP Microscaling",
     "centered": "the tensor's mean is taken off first, then max|w| (bitsandbytes' double quantization)",
     "none": "no scale: the levels are the values",
@@ -112,7 +113,7 @@ class QuantSpec:
         """Stored bits of a matrix of `shape`: codes, scales, zero points and minima."""
         lines, length = self.lines(shape)
         groups = (lines, self.group_count(length))
-        total = lines * length * self.bits
+        total = round(lines * length * self.grid.stored_bits)
         plain = torch.finfo(DTYPES[self.dtype]).bits * math.prod(groups)
         if self.rule != "none":
             total += self.scale.size_bits(groups) if self.scale else plain
@@ -142,7 +143,23 @@ PRESETS = {
     "mxfp4": "e2m1-g32-mx-scale(e8m0-row-none)",
     "mxfp8": "e4m3-g32-mx-scale(e8m0-row-none)",
     "nvfp4": "e2m1-g16-sym-scale(e4m3-tensor-sym-fp32)",
+    # GGUF's blocks: a K-quant is a grid whose scales and minima are themselves on a grid
+    "q4_0": "int4-g32-extreme",
+    "q5_0": "int5-g32-extreme",
+    "q2_k": "int2-g16-offset-scale(uint4-g16-extreme)-offset(uint4-g16-extreme)",
+    "q3_k": "int3-g16-extreme-scale(int6-g16-extreme)",
+    "q4_k": "int4-g32-offset-scale(uint6-g8-extreme)-offset(uint6-g8-extreme)",
+    "q5_k": "int5-g32-offset-scale(uint6-g8-extreme)-offset(uint6-g8-extreme)",
+    "q6_k": "int6-g16-extreme-scale(int8-g16-extreme)",
+    "iq4_nl": "iq4_nl-g32-extreme",
+    "iq4_xs": "iq4_nl-g32-extreme-scale(int6-g8-extreme)",
+    "tq1_0": "ternary-g256-narrow",
+    "tq2_0": "ternary2-g256-narrow",
+    "mxfp4_ggml": "e2m1x2-g32-mx-scale(e8m0h-row-none)",
+    "nvfp4_ggml": "e2m1x2-g16-sym-scale(ue4m3h-row-none)",
 }
+# More names for a spec that prints as itself.
+ALIASES = {"q4_1": "int4-g32-offset", "q5_1": "int5-g32-offset", "q8_0": "int8~away-g32-narrow"}
 # bitsandbytes: scales centred on their mean, then 8 bits in blocks of 256 (QLoRA, §3 "Double Quantization").
 DOUBLE_QUANT = "dynamic8-g256-flat-centered-fp32"
 BITSANDBYTES = {"nf4", "fp4"}  # flat blocks with float32 scales
@@ -150,8 +167,8 @@ BITSANDBYTES = {"nf4", "fp4"}  # flat blocks with float32 scales
 
 @cache
 def _parse(name: str) -> QuantSpec:
-    if name in PRESETS:
-        return _parse(PRESETS[name])
+    if full := (PRESETS | ALIASES).get(name):
+        return _parse(full)
     head, *parts = _split(name)
     head, _, rounding = head.partition("~")
     kwargs: dict = {"group_size": 64 if head in BITSANDBYTES else 128}

@@ -72,4 +72,4 @@ def quantize(
     return drain(method.steps(W, spec, stats, plan))
 
 
-from qlab.methods import gptq, hqq, mse, rtn  # noqa: E402, F401  (the decorators in them fill METHODS)
+from qlab.methods import ggml, gptq, hqq, mse, rtn  # noqa: E402, F401  (the decorators in them fill METHODS)
