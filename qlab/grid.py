@@ -148,6 +148,7 @@ def _small_float(dtype: torch.dtype) -> tuple[float, ...]:
 
 def _ue4m3() -> tuple[float, ...]:
     """ggml's unsigned E4M3, bias 7: the sign bit is ignored, and 0x7F is 0 rather than NaN."""
+
     def value(code: int) -> float:
         exponent, mantissa = code >> 3 & 15, code & 7
         return 0.0 if code == 0x7F else mantissa * 2.0**-9 if exponent == 0 else (8 + mantissa) * 2.0 ** (exponent - 10)

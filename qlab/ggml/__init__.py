@@ -18,6 +18,8 @@ from qlab.spec import QuantSpec
 
 Fields = dict[str, Tensor]
 """The fields of blocks by name, each [blocks, numbers], in the dtype they are stored in."""
+FieldTable = tuple[tuple[str, torch.dtype, int], ...]
+"""(name, dtype, how many) of every field, in the order of the bytes."""
 
 
 class BlockType:
@@ -56,28 +58,28 @@ class BlockType:
 class GridType(BlockType):
     """A type whose blocks are a QTensor: `spec` says which, `fields` what stands where.
 
-    fields: name → (dtype, how many) in the order of the bytes; `read` and `write` go between them and a QTensor of
+    fields: (name, dtype, how many) in the order of the bytes; `_read` and `_write` go between them and a QTensor of
     shape [blocks, weights].
     """
 
     spec: ClassVar[QuantSpec]
-    fields: ClassVar[dict[str, tuple[torch.dtype, int]]]
+    fields: ClassVar[FieldTable]
 
-    def read(self, f: Fields) -> QTensor:
+    def _read(self, f: Fields) -> QTensor:
         """The QTensor [blocks, weights] that fields spell out."""
         raise NotImplementedError
 
-    def write(self, Q: QTensor) -> Fields:
+    def _write(self, Q: QTensor) -> Fields:
         """The fields of a QTensor [blocks, weights]."""
         raise NotImplementedError
 
     def decode(self, data: Tensor) -> Tensor:
         """Scale · level + offset, in float32 as ggml computes it."""
-        return self.read(self.split(self.blocks(data))).dequantize().reshape(*data.shape[:-1], -1)
+        return self._read(self.split(self.blocks(data))).dequantize().reshape(*data.shape[:-1], -1)
 
     def unpack(self, data: Tensor) -> QTensor:
         """The QTensor [out, in] of stored bytes uint8 [out, bytes of a row]."""
-        Q = self.read(self.split(self.blocks(data)))
+        Q = self._read(self.split(self.blocks(data)))
         return _reshaped(Q, (len(data), Q.codes.numel() // len(data)))
 
     def pack(self, Q: QTensor) -> Tensor:
@@ -86,12 +88,12 @@ class GridType(BlockType):
             raise QlabError(f"{Q.spec} does not fit into {self.name}, which is {self.spec}: quantize to that")
         self.check(Q.shape)
         rows = len(Q.codes)
-        return self.join(self.write(_reshaped(Q, (Q.codes.numel() // self.weights, self.weights)))).reshape(rows, -1)
+        return self.join(self._write(_reshaped(Q, (Q.codes.numel() // self.weights, self.weights)))).reshape(rows, -1)
 
     def split(self, blocks: Tensor) -> Fields:
         """Fields of blocks uint8 [blocks, nbytes]."""
         at, found = 0, {}
-        for name, (dtype, count) in self.fields.items():
+        for name, dtype, count in self.fields:
             size = count * torch.empty(0, dtype=dtype).element_size()
             found[name] = blocks[:, at : at + size].contiguous().view(dtype)
             at += size
@@ -99,7 +101,7 @@ class GridType(BlockType):
 
     def join(self, fields: Fields) -> Tensor:
         """The inverse of `split`."""
-        parts = [fields[name].to(dtype).contiguous().view(torch.uint8) for name, (dtype, _) in self.fields.items()]
+        parts = [fields[name].to(dtype).contiguous().view(torch.uint8) for name, dtype, _ in self.fields]
         return torch.cat(parts, dim=1)
 
 

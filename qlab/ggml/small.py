@@ -17,15 +17,15 @@ class _Simple(GridType):
 
     weights = 32
 
-    def read(self, f: Fields) -> QTensor:
+    def _read(self, f: Fields) -> QTensor:
         codes = from_planes(f["qs"], 4, 16)
         if "qh" in f:
             codes = codes | from_planes(f["qh"], 1, 1) << 4
         return QTensor(codes, f["d"], self.spec, offset=f.get("m"))
 
-    def write(self, Q: QTensor) -> Fields:
+    def _write(self, Q: QTensor) -> Fields:
         found = {"d": Q.scale, "m": Q.offset, "qs": to_planes(Q.codes & 15, 4, 16), "qh": to_planes(Q.codes >> 4, 1, 1)}
-        return {name: found[name] for name in self.fields}  # type: ignore[misc]
+        return {name: found[name] for name, *_ in self.fields}  # type: ignore[misc]
 
 
 @register_block("Q4_0")
@@ -33,7 +33,7 @@ class Q4_0(_Simple):
     """d · (q − 8)."""
 
     nbytes, spec = 18, QuantSpec.parse("q4_0")
-    fields = {"d": (_F16, 1), "qs": (_U8, 16)}
+    fields = (("d", _F16, 1), ("qs", _U8, 16))
 
 
 @register_block("Q4_1")
@@ -41,7 +41,7 @@ class Q4_1(_Simple):
     """d · q + m."""
 
     nbytes, spec = 20, QuantSpec.parse("q4_1")
-    fields = {"d": (_F16, 1), "m": (_F16, 1), "qs": (_U8, 16)}
+    fields = (("d", _F16, 1), ("m", _F16, 1), ("qs", _U8, 16))
 
 
 @register_block("Q5_0")
@@ -49,7 +49,7 @@ class Q5_0(_Simple):
     """d · (q − 16)."""
 
     nbytes, spec = 22, QuantSpec.parse("q5_0")
-    fields = {"d": (_F16, 1), "qh": (_U8, 4), "qs": (_U8, 16)}
+    fields = (("d", _F16, 1), ("qh", _U8, 4), ("qs", _U8, 16))
 
 
 @register_block("Q5_1")
@@ -57,7 +57,7 @@ class Q5_1(_Simple):
     """d · q + m."""
 
     nbytes, spec = 24, QuantSpec.parse("q5_1")
-    fields = {"d": (_F16, 1), "m": (_F16, 1), "qh": (_U8, 4), "qs": (_U8, 16)}
+    fields = (("d", _F16, 1), ("m", _F16, 1), ("qh", _U8, 4), ("qs", _U8, 16))
 
 
 @register_block("IQ4_NL")
@@ -65,7 +65,7 @@ class IQ4_NL(_Simple):
     """d · K[q], K being sixteen levels that stand closer near zero."""
 
     nbytes, spec = 18, QuantSpec.parse("iq4_nl")
-    fields = {"d": (_F16, 1), "qs": (_U8, 16)}
+    fields = (("d", _F16, 1), ("qs", _U8, 16))
 
 
 @register_block("Q8_0")
@@ -73,23 +73,23 @@ class Q8_0(GridType):
     """d · q with signed bytes."""
 
     weights, nbytes, spec = 32, 34, QuantSpec.parse("q8_0")
-    fields = {"d": (_F16, 1), "qs": (_U8, 32)}
+    fields = (("d", _F16, 1), ("qs", _U8, 32))
 
-    def read(self, f: Fields) -> QTensor:
+    def _read(self, f: Fields) -> QTensor:
         return QTensor(f["qs"] ^ 128, f["d"], self.spec)  # two's complement to offset binary: the top bit flips
 
-    def write(self, Q: QTensor) -> Fields:
+    def _write(self, Q: QTensor) -> Fields:
         return {"d": _plain(Q.scale), "qs": Q.codes ^ 128}
 
 
 class _FP4(GridType):
     """E2M1 numbers under 8-bit float scales `d`; byte j of a run holds the weights j and j + half a run."""
 
-    def read(self, f: Fields) -> QTensor:
+    def _read(self, f: Fields) -> QTensor:
         codes = from_planes(f["qs"], 4, self._run())
         return QTensor(codes, QTensor(f["d"], None, self._scale()), self.spec)
 
-    def write(self, Q: QTensor) -> Fields:
+    def _write(self, Q: QTensor) -> Fields:
         assert isinstance(Q.scale, QTensor)
         return {"d": Q.scale.codes, "qs": to_planes(Q.codes, 4, self._run())}
 
@@ -106,7 +106,7 @@ class MXFP4(_FP4):
     """2^(d − 127) · F[q], a power of two for 32 weights (OCP Microscaling)."""
 
     weights, nbytes, spec = 32, 17, QuantSpec.parse("mxfp4_ggml")
-    fields = {"d": (_U8, 1), "qs": (_U8, 16)}
+    fields = (("d", _U8, 1), ("qs", _U8, 16))
 
 
 @register_block("NVFP4")
@@ -114,7 +114,7 @@ class NVFP4(_FP4):
     """E4M3(d) · F[q], a scale for 16 weights, four runs in a block."""
 
     weights, nbytes, spec = 64, 36, QuantSpec.parse("nvfp4_ggml")
-    fields = {"d": (_U8, 4), "qs": (_U8, 32)}
+    fields = (("d", _U8, 4), ("qs", _U8, 32))
 
 
 @register_block("TQ2_0")
@@ -122,12 +122,12 @@ class TQ2_0(GridType):
     """d · (q − 1), two bits each."""
 
     weights, nbytes, spec = 256, 66, QuantSpec.parse("tq2_0")
-    fields = {"qs": (_U8, 64), "d": (_F16, 1)}
+    fields = (("qs", _U8, 64), ("d", _F16, 1))
 
-    def read(self, f: Fields) -> QTensor:
+    def _read(self, f: Fields) -> QTensor:
         return QTensor(from_planes(f["qs"], 2, 32), f["d"], self.spec)
 
-    def write(self, Q: QTensor) -> Fields:
+    def _write(self, Q: QTensor) -> Fields:
         return {"qs": to_planes(Q.codes, 2, 32), "d": _plain(Q.scale)}
 
 
@@ -140,16 +140,16 @@ class TQ1_0(GridType):
     """
 
     weights, nbytes, spec = 256, 54, QuantSpec.parse("tq1_0")
-    fields = {"qs": (_U8, 48), "qh": (_U8, 4), "d": (_F16, 1)}
+    fields = (("qs", _U8, 48), ("qh", _U8, 4), ("d", _F16, 1))
     # (bytes, digits in each): 32 · 5, 16 · 5 and 4 · 4 digits; plane after plane within each part
     parts = ((32, 5), (16, 5), (4, 4))
 
-    def read(self, f: Fields) -> QTensor:
+    def _read(self, f: Fields) -> QTensor:
         data = torch.cat([f["qs"], f["qh"]], 1).split([n for n, _ in self.parts], 1)
         return QTensor(torch.cat([self._digits(x, n) for x, (_, n) in zip(data, self.parts, strict=True)], 1), f["d"],
                        self.spec)  # fmt: skip
 
-    def write(self, Q: QTensor) -> Fields:
+    def _write(self, Q: QTensor) -> Fields:
         codes = Q.codes.split([bytes_ * n for bytes_, n in self.parts], 1)
         data = torch.cat([self._bytes(x, n) for x, (_, n) in zip(codes, self.parts, strict=True)], 1)
         return {"qs": data[:, :48], "qh": data[:, 48:], "d": _plain(Q.scale)}

@@ -46,6 +46,11 @@ def total(x: Tensor) -> Tensor:
     return result
 
 
+def over(a: float, x: Tensor) -> Tensor:
+    """a/x, rounded once; `a / x` of a number and a tensor is a · (1/x), which rounds twice and loses the ties."""
+    return torch.tensor(a, dtype=x.dtype) / x
+
+
 def safe(x: Tensor) -> Tensor:
     """1/x, and 0 where x is 0."""
     return torch.where(x == 0, 0.0, 1 / x)
@@ -65,15 +70,15 @@ def search_affine(
     form. The minimum in that formula is the best one so far, so that candidates depend on those before them.
     """
     lo, hi = x.amin(0).clamp(max=0), x.amax(0)
-    span_is_empty = hi <= lo
+    empty = hi <= lo
     sum_w, sum_x = total(w), total(w * x)
-    scale = 1 / (top / (hi - lo))
-    minimum = lo
-    codes = torch.round((x - lo) * (top / (hi - lo))).clamp_(0, top)
+    inverse = over(top, hi - lo)
+    scale, minimum = 1 / inverse, lo
+    codes = torch.round((x - lo) * inverse).clamp_(0, top)
     best = total(_weighted(scale * codes + minimum - x, w, absolute))
     for k in range(steps + 1):
-        inverse = _f32(_f32(first) + _f32(_f32(step) * k) + top) / (hi - minimum)
-        trial = torch.round((x - minimum) * inverse).clamp_(0, top)
+        units = _f32(_f32(_f32(first) + _f32(_f32(step) * k)) + top)
+        trial = torch.round((x - minimum) * over(units, hi - minimum)).clamp_(0, top)
         wl = w * trial
         sum_l, sum_l2, sum_xl = total(wl), total(wl * trial), total(wl * x)
         det = sum_w * sum_l2 - sum_l * sum_l
@@ -87,7 +92,6 @@ def search_affine(
         scale, minimum = torch.where(better, new_scale, scale), torch.where(better, new_min, minimum)
         codes = torch.where(better, trial, codes)
         yield _candidate(k, steps + 1, best, error, scale, minimum)
-    empty = span_is_empty
     return Found(codes.masked_fill(empty, 0), scale.masked_fill(empty, 0), torch.where(empty, lo, minimum))
 
 
@@ -102,7 +106,7 @@ def search_symmetric(x: Tensor, w: Tensor, half: int) -> Steps[Found]:
     codes = scale = best = torch.empty(0)
     tries = [0, *range(-9, 0), *range(1, 10)]
     for number, k in enumerate(tries):
-        inverse = -_f32(half + _f32(_f32(0.1) * k)) / extreme
+        inverse = over(-_f32(half + _f32(_f32(0.1) * k)), extreme)
         trial = torch.round(x * inverse).clamp_(-half, half - 1)
         wl = w * trial
         sum_lx, sum_l2 = total(w * x * trial), total(wl * trial)
@@ -121,7 +125,7 @@ def refine_symmetric(x: Tensor, w: Tensor, half: int) -> Steps[Found]:
     """`make_q3_quants`: round once, then change one code after the other as long as (Σ w·x·l)² / Σ w·l² grows."""
     extreme = farthest(x)
     empty = extreme.abs() < _SMALL
-    codes = torch.round(x * (-half / extreme.masked_fill(empty, 1))).clamp_(-half, half - 1)
+    codes = torch.round(x * over(-half, extreme.masked_fill(empty, 1))).clamp_(-half, half - 1)
     codes, sum_lx, sum_l2 = yield from _descend(x, w, codes, -half, half - 1)
     scale = torch.where(sum_l2 > 0, sum_lx / sum_l2, 0.0)
     return Found(codes.masked_fill(empty, -half) + half, scale.masked_fill(empty, 0))
@@ -132,10 +136,10 @@ def fit_scales(x: Tensor, w: Tensor, top: int) -> Steps[Found]:
     hi = x.amax(0)
     empty = hi < _SMALL
     hi = hi.masked_fill(empty, 1)
-    chosen = top / hi
+    chosen = over(top, hi)
     best = total(_weighted(x - (1 / chosen) * torch.round(chosen * x), w, False))
     for k in (-4, -3, -2, -1, 1, 2, 3, 4):
-        inverse = _f32(_f32(_f32(0.1) * k) + top) / hi
+        inverse = over(_f32(_f32(_f32(0.1) * k) + top), hi)
         error = total(_weighted(x - (1 / inverse) * torch.round(inverse * x).clamp_(max=top), w, False))
         better = error < best
         best, chosen = torch.where(better, error, best), torch.where(better, inverse, chosen)
@@ -282,10 +286,10 @@ def _by_weight(W: Tensor, group: int) -> Tensor:
     return W.reshape(-1, group).T.contiguous()
 
 
-def _importance(W: Tensor, importance: Tensor, group: int, over: int, factor: float) -> Tensor:
-    """w = importance · √(σ² + x²) as [group, groups]; σ² = factor · mean x² of the `over` weights around."""
-    x2 = (W * W).reshape(-1, over)
-    sigma = factor * (total(x2.T.contiguous()) / over)
+def _importance(W: Tensor, importance: Tensor, group: int, around: int, factor: float) -> Tensor:
+    """w = importance · √(σ² + x²) as [group, groups]; σ² = factor · mean x² of the `around` weights it is among."""
+    x2 = (W * W).reshape(-1, around)
+    sigma = factor * (total(x2.T.contiguous()) / around)
     w = (sigma[:, None] + x2).sqrt().reshape(W.shape) * importance
     return _by_weight(w, group)
 
@@ -331,8 +335,8 @@ def _k_affine(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QT
 def _by_max(values: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """Scales [blocks, groups] ≥ 0 on levels 0 … top with the largest at the top: (codes, step [blocks])."""
     hi = values.amax(1)
-    inverse = torch.where(hi > 0, top / hi, 0.0)
-    return torch.round(inverse[:, None] * values).clamp_(max=top), hi / top
+    inverse = torch.where(hi > 0, over(top, hi), 0.0)
+    return torch.round(inverse[:, None] * values).clamp_(max=top), (hi + 0.0) / top  # never −0
 
 
 def _k_symmetric(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QTensor]:
@@ -352,8 +356,9 @@ def _k_symmetric(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps
     else:
         extreme = farthest(scales.T)
         empty = extreme.abs() < _SMALL if not three else extreme == 0
-        inverse = -sub / extreme.masked_fill(empty, 1)
-        sc = (torch.round(inverse[:, None] * scales).clamp_(-sub, sub - 1) + sub).masked_fill(empty[:, None], 0 if three else sub)
+        inverse = over(-sub, extreme.masked_fill(empty, 1))
+        sc = torch.round(inverse[:, None] * scales).clamp_(-sub, sub - 1) + sub
+        sc = sc.masked_fill(empty[:, None], 0 if three else sub)
         d = (1 / inverse).masked_fill(empty, 0)
     d16 = _half(d, W, spec)
     scale = (d16.float().reshape(-1, 1) * (sc - sub)).flatten()
@@ -415,8 +420,8 @@ def _away(x: Tensor) -> Tensor:
 def _nonlinear(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QTensor]:
     """IQ4_NL, and IQ4_XS, whose eight scales share one float and six bits each."""
     x = _by_weight(W, 32)
-    over = 256 if spec.scale else 32
-    w = x * x if importance is None else _importance(W, importance, 32, over, 2.0)
+    around = 256 if spec.scale else 32
+    w = x * x if importance is None else _importance(W, importance, 32, around, 2.0)
     scale = yield from search_levels(x, w)
     if spec.scale is None:
         return QTensor(_rows(nearest_level(x * safe(scale)), W), _half(scale, W, spec), spec)
@@ -424,7 +429,8 @@ def _nonlinear(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[Q
     d = -farthest(scales.T) / 32
     sc = torch.round(safe(d)[:, None] * scales).clamp_(-32, 31)
     codes = nearest_level(x * safe((d[:, None] * sc).flatten()))
-    return QTensor(_rows(codes, W), QTensor((sc + 32).reshape(len(W), -1).to(torch.uint8), _half(d, W, spec), spec.scale), spec)
+    sc8 = (sc + 32).reshape(len(W), -1).to(torch.uint8)
+    return QTensor(_rows(codes, W), QTensor(sc8, _half(d, W, spec), spec.scale), spec)
 
 
 def _fp4(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QTensor]:
@@ -441,7 +447,7 @@ def _fp4(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QTensor
     scale = spec.scale.grid.table[sc.long()]
     half = get_grid("e2m1x2").table[:8]
     # a scale of 0 stands for a group that is: every code but 0 would do as well
-    magnitude = torch.bucketize((x.abs() * safe(scale)).contiguous(), (half[1:] + half[:-1]) / 2)
+    magnitude = torch.bucketize((x.abs() / torch.where(scale == 0, 1, scale)).contiguous(), (half[1:] + half[:-1]) / 2)
     codes = magnitude + 8 * ((x < 0) & (magnitude > 0))
     return QTensor(_rows(codes, W), QTensor(sc.reshape(len(W), -1).to(torch.uint8), None, spec.scale), spec)
 
@@ -449,7 +455,8 @@ def _fp4(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QTensor
 def _to_ue4m3(x: Tensor) -> Tensor:
     """Codes of the nearest unsigned E4M3 number; halves away from zero, 448 at most."""
     levels = torch.tensor(get_grid("ue4m3h").levels[:0x7F]) * 2
-    return torch.bucketize(x.contiguous(), (levels[1:] + levels[:-1]) / 2, right=True)
+    codes = torch.bucketize(x.contiguous(), (levels[1:] + levels[:-1]) / 2, right=True)
+    return torch.where(x < 2**-6, codes.clamp(max=7), codes)  # ggml never rounds a subnormal up to a normal number
 
 
 _SEARCHES: dict[str, Callable[[Tensor, QuantSpec, Tensor | None], Steps[QTensor]]] = {

@@ -61,7 +61,7 @@ def test_any_method_fills_a_block(name):
     Q = quantize(W, kind.spec, "rtn")
     W_hat = kind.decode(kind.pack(Q))
     assert torch.equal(W_hat, Q.dequantize())
-    assert Q.error(W).rel_mse < (0.55 if name in ("TQ1_0", "TQ2_0") else 0.25 if name == "Q2_K" else 0.05)
+    assert Q.error(W).rel_mse < (0.75 if name in ("TQ1_0", "TQ2_0") else 0.25 if name == "Q2_K" else 0.05)
 
 
 def test_planes_and_sixes_are_inverses():
