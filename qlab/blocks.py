@@ -87,7 +87,7 @@ class BlockStream:
         return out[0] if isinstance(out, tuple) else out
 
     @torch.no_grad()
-    def observe(self, index: int, linears: Iterable[str], cross: bool = False) -> dict[str, Stats]:
+    def observe(self, index: int, linears: Iterable[str], cross: bool = False, gram: bool = True) -> dict[str, Stats]:
         """Statistics of the inputs of `linears` (names inside the block), in the order they run in.
 
         Linears fed by one tensor share one Stats.
@@ -96,7 +96,7 @@ class BlockStream:
         modules = {name: cast(nn.Linear, block.get_submodule(name)) for name in linears}
         leaders, last = self._leaders(index, modules)
         stats = {
-            n: Stats(modules[n].in_features, cross=cross, device=modules[n].weight.device)
+            n: Stats(modules[n].in_features, gram=gram, cross=cross, device=modules[n].weight.device)
             for n in dict.fromkeys(leaders.values())
         }
         watched = {n: modules[n] for n in stats}

@@ -27,6 +27,7 @@ Tokens = Annotated[int | None, typer.Option(help="Use at most this many tokens o
 Window = Annotated[int, typer.Option(help="Tokens per window; the incomplete last one is dropped.")]
 Protocol = Annotated[str, typer.Option(help="`windows` (papers: every prediction) or `llama.cpp` (second half).")]
 FORMAT_HELP = "gptq (default), gptq_v2 (default where a spec is asymmetric), awq or compressed-tensors."
+FILE_TYPE_HELP = "Q4_K_M, Q8_0, Q6_K, Q5_K_S, Q3_K_L, Q2_K, Q4_0, IQ4_XS, TQ2_0, F16, BF16 …"
 DTYPE_HELP = "What the model computes in: float32, or auto, what it is stored in (bfloat16 may be much faster)."
 METHOD_HELP = "rtn, mse, hqq, gptq, awq, awq+gptq, autoround (`qlab methods` lists all); a YAML recipe names its own."
 CALIBRATION_HELP = "Text for methods that calibrate (gptq, awq, autoround): a built-in one or a file"
@@ -216,6 +217,75 @@ def inspect(
 
 
 @app.command()
+def convert(
+    model: Annotated[str, typer.Argument(help="`reference`, `reference-768`, a Hugging Face folder or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="The .gguf file to write; it must not exist.")],
+    type_: Annotated[str, typer.Option("--type", help="A file type of llama-quantize: " + FILE_TYPE_HELP)] = "Q4_K_M",
+    imatrix: Annotated[str | None, typer.Option(help="An importance matrix file, or auto: compute it first.")] = None,
+    tensor_type: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=TYPE for tensors whose name matches, such as ffn_down=Q6_K.")
+    ] = None,
+    split_max_size: Annotated[str | None, typer.Option(help="Split into files of at most 500M, 2G …")] = None,
+    pre: Annotated[str | None, typer.Option(help="llama.cpp's name of the pre-tokenizer, if it is not found.")] = None,
+    calibration: Annotated[
+        str, typer.Option(help="Text for --imatrix auto: a built-in one or a file.")
+    ] = "shakespeare",
+    samples: Samples = 32,
+    seqlen: Seqlen = 512,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a model as a GGUF file that llama.cpp runs, tensor by tensor, with llama.cpp's own choice of types.
+
+    qlab convert reference-768 smollm-Q4_K_M.gguf --type Q4_K_M --imatrix auto
+    """
+    from qlab.convert import importance, to_gguf_file
+    from qlab.files.imatrix import read_imatrix
+
+    overrides = _overrides(tensor_type or [])
+    limit = _bytes(split_max_size)
+    matrix = None
+    if imatrix == "auto":
+        matrix = importance(model, _windows(model, calibration, samples, seqlen, seed))
+    elif imatrix:
+        matrix = read_imatrix(imatrix)
+    with _quiet_stdout():
+        result = to_gguf_file(
+            model, out, type_, imatrix=matrix, overrides=overrides, pre=pre, split_max_size=limit
+        )  # fmt: skip
+    data = {"model": model, "type": type_, "imatrix": imatrix, **result.to_dict()}
+    _emit(data, as_json, lambda: _convert_text(data))
+
+
+@app.command()
+def imatrix(
+    model: Annotated[str, typer.Argument(help="`reference`, `reference-768`, a Hugging Face folder or a hub id.")],
+    out: Annotated[Path, typer.Option(help="The file to write: NAME.gguf (current form) or NAME.dat (older).")],
+    calibration: Annotated[str, typer.Option(help="Calibration text: a built-in one or a file.")] = "shakespeare",
+    samples: Samples = 32,
+    seqlen: Seqlen = 512,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Compute an importance matrix: the mean square of every input channel, for llama.cpp's searches to weigh by.
+
+    qlab imatrix reference-768 --out smollm.imatrix.gguf
+    """
+    from qlab.convert import importance
+    from qlab.files.imatrix import write_imatrix
+
+    if out.exists():
+        raise QlabError(f"{out} exists: remove it, or give another name")
+    matrix = importance(model, _windows(model, calibration, samples, seqlen, seed))
+    write_imatrix(matrix, out)
+    data = {"model": model, "out": str(out), "calibration": matrix.datasets[0], "entries": len(matrix.sums)}
+    told = (
+        f"{out}: {len(matrix.sums)} tensors, {matrix.datasets[0]}. Try: qlab convert {model} OUT.gguf --imatrix {out}"
+    )
+    _emit(data, as_json, lambda: told)
+
+
+@app.command()
 def methods(plugin: Plugin = None, as_json: Json = False) -> None:
     """The quantization methods at hand with their options, and the passes that go before them (awq+gptq)."""
     import dataclasses
@@ -336,6 +406,49 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise QlabError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from error
     return name
+
+
+def _windows(model: str, text: str, samples: int, seqlen: int, seed: int) -> Any:
+    """Calibration windows for a model that is not open yet."""
+    from qlab.calibration import calibration as draw
+    from qlab.models import model_folder, open_tokenizer
+
+    with _quiet_stdout():
+        tokenizer = open_tokenizer(model_folder(model))
+    return draw(tokenizer, text, samples=samples, seqlen=seqlen, seed=seed)
+
+
+def _overrides(pairs: list[str]) -> dict[str, str]:
+    """PATTERN=TYPE options as a mapping, in their order."""
+    for pair in pairs:
+        if not all(pair.rpartition("=")):
+            raise QlabError(f"--tensor-type {pair}: write PATTERN=TYPE, such as ffn_down=Q6_K")
+    return {pattern: kind for pattern, _, kind in (pair.rpartition("=") for pair in pairs)}
+
+
+def _bytes(size: str | None) -> int:
+    """500M, 2G or a plain number as bytes; 0 for None. Decimal units, as llama.cpp means them."""
+    if size is None:
+        return 0
+    number, unit = (size[:-1], size[-1].upper()) if size[-1:].isalpha() else (size, "")
+    factor = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}.get(unit)
+    if factor is None or not number.isdigit() or int(number) == 0:
+        raise QlabError(f"--split-max-size {size}: write a number with K, M or G, such as 500M")
+    return int(number) * factor
+
+
+def _convert_text(data: dict[str, Any]) -> str:
+    """Files, size, and how many tensors have which type."""
+    from qlab.display import number, size, table_text
+
+    rows = [{"type": name, "tensors": count} for name, count in data["types"].items()]
+    cost = f"{size(data['size_bytes'])}, {number(data['bits_per_weight'])} bits per weight"
+    told = [f"{', '.join(data['files'])}: {cost}",
+            table_text(rows)]  # fmt: skip
+    if data["fallbacks"]:
+        kinds = "; ".join(f"{count} × {what}" for what, count in data["fallbacks"].items())
+        told.append(f"Rows that blocks of 256 do not divide got another type, as in llama.cpp: {kinds}")
+    return "\n\n".join([*told, f"Try: qlab eval {data['files'][0]} --reference {data['model']}"])
 
 
 def _default_layout(recipe: Any) -> str:

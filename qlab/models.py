@@ -71,7 +71,7 @@ def open_lazily(
     Errors: QlabError as `load`; GGUF files and folders that are quantized already.
     """
     name = str(name_or_path)
-    folder = _source_folder(name)
+    folder = model_folder(name)
     config = _config(folder)
     _check_causal(config, folder)
     if getattr(config, "quantization_config", None):
@@ -79,7 +79,7 @@ def open_lazily(
     if not any(folder.glob("*.safetensors")):
         raise _no_weights(folder)
     with quiet():
-        return LazyModel(folder, config, dtype, device), _tokenizer(folder)
+        return LazyModel(folder, config, dtype, device), open_tokenizer(folder)
 
 
 def load_config(name_or_path: str | Path) -> Any:
@@ -102,10 +102,10 @@ def load_config(name_or_path: str | Path) -> Any:
 def _open(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
     if name.endswith(".gguf"):
         return model_from_gguf(Path(name).expanduser(), dtype)
-    return _open_folder(_source_folder(name), dtype)
+    return _open_folder(model_folder(name), dtype)
 
 
-def _source_folder(name: str) -> Path:
+def model_folder(name: str) -> Path:
     """The folder of a built-in model, a local one, or one of the hub."""
     if name in BUILDERS:
         return reference_folder(name)
@@ -160,7 +160,7 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any
     _check_weights(folder)
     if quantization_of(config):
         with quiet():
-            return open_quantized(folder, config, dtype), _tokenizer(folder)
+            return open_quantized(folder, config, dtype), open_tokenizer(folder)
     try:
         with quiet():
             # Mismatched sizes are let through here to be named by _check_complete.
@@ -176,10 +176,11 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any
         raise QlabError(f"transformers cannot load {folder}: {_first_line(error)}; check its files") from error
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], opened)
     _check_complete(info, folder)
-    return model, _tokenizer(folder)
+    return model, open_tokenizer(folder)
 
 
-def _tokenizer(folder: Path) -> Any:
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a Hugging Face folder."""
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(folder)
