@@ -203,10 +203,23 @@ def inspect(
     layer: Annotated[str, typer.Option(help="Only layers whose name matches this shell pattern.")] = "*",
     spec: Annotated[str | None, typer.Option(help="Show what each layer would lose. " + SPEC_HELP)] = None,
     method: Method = "rtn",
+    tensor: Annotated[str | None, typer.Option(help="Of a .gguf file: show this tensor.", show_default=False)] = None,
+    block: Annotated[int | None, typer.Option(help="Of --tensor: show this block bit by bit.")] = None,
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
-    """The linear layers of a model: shape, range, outliers, and what a spec would cost each."""
+    """The linear layers of a model: shape, range, outliers, and what a spec would cost each.
+
+    Of a .gguf file: its keys, types and true bits, one tensor, or one block field by field; with --layer or --spec
+    its layers, as of any model.
+
+    qlab inspect smollm-Q4_K_M.gguf --tensor blk.0.ffn_down.weight --block 0
+    """
+    if model.endswith(".gguf") and spec is None and layer == "*":
+        _inspect_gguf(model, tensor, block, as_json)
+        return
+    if tensor is not None or block is not None:
+        raise QlabError("--tensor and --block look into a .gguf file, without --layer and --spec")
     from qlab.inspection import inspect as run
 
     _load_plugins(plugin)
@@ -406,6 +419,25 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise QlabError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from error
     return name
+
+
+def _inspect_gguf(path: str, name: str | None, index: int | None, as_json: bool) -> None:
+    """A GGUF file as a whole, one of its tensors, or one block."""
+    from qlab import gguf_inspection as view
+    from qlab.files.gguf import open_gguf
+
+    if index is not None and name is None:
+        raise QlabError("--block needs --tensor: name the tensor whose block it is")
+    file = open_gguf(path)
+    if name is None:
+        data = view.summary(file)
+        _emit(data, as_json, lambda: view.summary_text(data))
+    elif index is None:
+        data = view.tensor(file, name)
+        _emit(data, as_json, lambda: view.tensor_text(data))
+    else:
+        data = view.block(file, name, index)
+        _emit(data, as_json, lambda: view.block_text(data))
 
 
 def _windows(model: str, text: str, samples: int, seqlen: int, seed: int) -> Any:
