@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 QLAB_PROGRESS=0 $(BIN)/python -m pytest -q
 ONCE := $(BIN)/python scripts/once.py
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help setup lab test lint book record bench demo clean
+.PHONY: help setup lab test lint book record bench demo fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -40,6 +40,9 @@ lint: setup ## style, types and floors only
 
 book: setup ## write book/_build/html (needs Node)
 	@$(BIN)/python book/build.py
+
+fuzz: setup ## read a hundred thousand mutated GGUF files and importance matrices (minutes)
+	@$(BIN)/python scripts/fuzz_gguf.py --files 100000
 
 record: setup ## make the recorded tables of data/records again (four hours)
 	@$(BIN)/python scripts/make_record_ranking.py --windows 8

@@ -73,9 +73,12 @@ def _read_gguf(path: Path) -> ImportanceMatrix:
         if not name.endswith(".in_sum2"):
             continue
         base = name.removesuffix(".in_sum2")
-        if f"{base}.counts" not in file.tensors:
-            raise QlabError(f"{path}: {base} has sums and no counts: compute the importance matrix again")
-        total, count = (file.data(f"{base}.{part}").view(np.float32) for part in ("in_sum2", "counts"))
+        pair = (name, f"{base}.counts")
+        if pair[1] not in file.tensors or any(file.tensors[part].type != "F32" for part in pair):
+            raise QlabError(f"{path}: {base} needs sums and counts in F32: compute the importance matrix again")
+        total, count = (file.data(part).view(np.float32) for part in pair)
+        if not (np.isfinite(count).all() and (count >= 0).all() and (count < 2**53).all()):
+            raise QlabError(f"{path}: the counts of {base} are no counts: compute the importance matrix again")
         if len(total.reshape(-1, total.shape[-1])) != 1:
             raise QlabError(f"{path}: {base} has one row for each expert: mixtures of experts are not read yet")
         sums[base] = torch.from_numpy(total.reshape(-1).copy())
@@ -100,7 +103,8 @@ def _read_dat(path: Path) -> ImportanceMatrix:
     def integer() -> int:
         return int(struct.unpack("<i", take(4))[0])
 
-    sums, counts = {}, {}
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
     entries = integer()
     if not 0 < entries <= _MAX_ENTRIES:
         raise QlabError(f"not a readable importance matrix: {path}: it announces {entries} entries")
@@ -113,13 +117,13 @@ def _read_dat(path: Path) -> ImportanceMatrix:
         except UnicodeDecodeError as error:
             raise QlabError(f"not a readable importance matrix: {path}: a name is not UTF-8: {error}") from error
         calls, values = integer(), integer()
-        sums[name] = torch.frombuffer(bytearray(take(4 * max(values, 0))), dtype=torch.float32) if values else None
-        if sums[name] is None or calls < 1:
+        if calls < 1 or values < 1:
             raise QlabError(f"not a readable importance matrix: {path}: {name} has {values} values of {calls} calls")
+        sums[name] = torch.frombuffer(bytearray(take(4 * values)), dtype=torch.float32)
         counts[name] = calls
     chunks = integer() if at < len(data) else 0
     datasets = (take(integer()).decode("utf-8", "replace"),) if at < len(data) else ()
-    return ImportanceMatrix(sums, counts, datasets, chunks, path=path)  # type: ignore[arg-type]
+    return ImportanceMatrix(sums, counts, datasets, chunks, path=path)
 
 
 def write_imatrix(matrix: ImportanceMatrix, path: str | Path) -> None:
