@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
@@ -86,6 +85,9 @@ class StoredTensors:
 
 def skeleton(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
     """The model with parameters that have no memory yet, and buffers as it computes them."""
+    # imported before transformers has been, accelerate makes huggingface_hub print that it cannot import itself
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+
     try:
         with init_empty_weights(include_buffers=False):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype)
