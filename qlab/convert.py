@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from qlab.files.huggingface import quantization_of
 from qlab.files.imatrix import ImportanceMatrix
 from qlab.files.stored import StoredTensors
 from qlab.ggml import GridType, block_type
-from qlab.ggml.architectures import architecture_of, keys, names, rope_factors, to_gguf
+from qlab.ggml.architectures import NameMap, architecture_of, keys, rope_factors, to_gguf
 from qlab.ggml.tokenizer import tokenizer_keys
 from qlab.methods import quantize
 from qlab.models import load, load_config, model_folder, open_tokenizer
@@ -57,7 +58,7 @@ class Converted:
     @property
     def bits_per_weight(self) -> float:
         """True bits over all tensors."""
-        numbers = {name: int(np.prod(shape)) for name, shape in self.shapes.items()}
+        numbers = {name: prod(shape) for name, shape in self.shapes.items()}
         bits = sum(n * block_type(self.choices[name].type).bits_per_weight for name, n in numbers.items())
         return bits / sum(numbers.values())
 
@@ -90,7 +91,7 @@ def to_gguf_file(
     out = Path(out).expanduser()
     folder, config = model_folder(model), load_config(model)
     config = getattr(config, "text_config", config)
-    mix = _mix(config, file_type(type_).name, imatrix, overrides or {})
+    mix = _mix(config, type_, imatrix, overrides or {})
     sources = _sources(model, folder, config)
     choices = {name: mix.choose(name, shape) for name, (shape, _) in sources.items()}
     tokenizer = dict(tokenizer_keys(folder, open_tokenizer(folder), config.vocab_size, pre))
@@ -124,7 +125,7 @@ def _mix(config: Any, type_: str, imatrix: ImportanceMatrix | None, overrides: M
 
 def _sources(model: str, folder: Path, config: Any) -> dict[str, Source]:
     """Every tensor of the file by its name there, in the order of llama.cpp's own converter: as they are stored."""
-    rename = names(config)
+    rename = NameMap(config)
     found: dict[str, Source] = {}
     if (factors := rope_factors(config)) is not None:
         found["rope_freqs.weight"] = (tuple(factors.shape), partial(_given, factors))
@@ -206,13 +207,8 @@ def _write(
 ) -> None:
     for name, (shape, _) in sources.items():
         kind = block_type(choices[name].type)
-        row = shape[-1] // kind.weights * kind.nbytes
-        plain = {"F32": np.float32, "F16": np.float16}.get(kind.name)
-        stored = (*shape[:-1], row) if plain is None else shape
-        nbytes = int(np.prod(shape[:-1], dtype=np.int64)) * row
-        writer.add_tensor_info(
-            name, stored, np.dtype(plain or np.uint8), nbytes, None if plain else GGMLQuantizationType[kind.name]
-        )
+        stored = (*shape[:-1], shape[-1] // kind.weights * kind.nbytes)
+        writer.add_tensor_info(name, stored, np.dtype(np.uint8), prod(stored), GGMLQuantizationType[kind.name])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -228,10 +224,10 @@ def _write(
 def encoded(W: Tensor, type_: str, name: str = "weight", imatrix: ImportanceMatrix | None = None) -> Tensor:
     """The bytes of a tensor [..., row] in a type, by llama.cpp's own search: uint8 [..., bytes of a row]."""
     kind = block_type(type_)
-    check_finite(W.reshape(-1, W.shape[-1]), name)
-    if not isinstance(kind, GridType):
-        return kind.encode_plain(W)
     matrix = W.reshape(-1, W.shape[-1])
+    if not isinstance(kind, GridType):
+        check_finite(matrix, name)
+        return kind.encode_plain(W)
     stats = imatrix.stats(name, W.shape[-1]) if imatrix else None
     Q = quantize(matrix, kind.spec, "ggml", stats=stats, name=name)
     return kind.pack(Q).reshape(*W.shape[:-1], -1)
@@ -242,7 +238,7 @@ def importance(model: str, calibration: Calibration, progress: bool = True) -> I
     """The importance matrix of a float model: mean x² at the input of every linear of its blocks."""
     loaded = load(model)
     config = getattr(loaded.model.config, "text_config", loaded.model.config)
-    rename = names(config)
+    rename = NameMap(config)
     stream = BlockStream(loaded.model, calibration.ids)
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}

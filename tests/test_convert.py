@@ -10,7 +10,7 @@ from qlab.calibration import Calibration
 from qlab.convert import encoded, importance, to_gguf_file
 from qlab.errors import QlabError
 from qlab.files.gguf import open_gguf
-from qlab.ggml.architectures import ARCHITECTURES, from_gguf, keys, names, rope_factors, to_gguf
+from qlab.ggml.architectures import ARCHITECTURES, NameMap, from_gguf, keys, rope_factors, to_gguf
 from qlab.models import load
 from qlab.packages import package_file
 from qlab.reference import GGUF_FILE, INSTALL
@@ -92,7 +92,7 @@ def test_every_tensor_of_every_family_has_a_name_and_comes_back(kind):
     config = AutoConfig.for_model(kind, **small)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    rename = names(config)
+    rename = NameMap(config)
     written = {rename(name) for name, _ in model.named_parameters()}
     assert len(written) == len(list(model.named_parameters()))
     for name, parameter in model.named_parameters():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gguf import MODEL_ARCH, get_tensor_name_map
+from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 from torch import Tensor
 
 from qlab.errors import QlabError
@@ -86,10 +86,9 @@ def keys(config: Any) -> Iterator[Key]:
         found.append(("attention.layer_norm_rms_epsilon", "f32", config.rms_norm_eps))
     if arch.own_head_size or head_size(config) * config.num_attention_heads != config.hidden_size:
         found += [(f"attention.{which}_length", "u32", head_size(config)) for which in ("key", "value")]
-    for key, name in (("attn_logit_softcapping", "attn_logit_softcapping"),
-                      ("final_logit_softcapping", "final_logit_softcapping")):  # fmt: skip
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
         if (value := getattr(config, name, None)) is not None:
-            found.append((key, "f32", float(value)))
+            found.append((name, "f32", float(value)))
     window = getattr(config, "sliding_window", None)
     if window and arch.name in ("gemma2", "gemma3", "phi3"):
         found.append(("attention.sliding_window", "u32", int(window)))
@@ -127,17 +126,12 @@ def _rope(config: Any) -> dict[str, Any]:
     return dict(rope)
 
 
-def names(config: Any) -> NameMap:
-    """The map from Hugging Face's tensor names to GGUF's."""
-    return NameMap(config)
-
-
 class NameMap:
-    """Tensor names of an architecture in both worlds; the table is the `gguf` package's."""
+    """From Hugging Face's tensor names to GGUF's; the table is the `gguf` package's."""
 
     def __init__(self, config: Any):
         arch = architecture_of(config).name
-        kind = next(member for member, name in _arch_names().items() if name == arch)
+        kind = next(member for member, name in MODEL_ARCH_NAMES.items() if name == arch)
         self._map = get_tensor_name_map(kind, config.num_hidden_layers)
         self._arch = arch
 
@@ -147,12 +141,6 @@ class NameMap:
         if found is None:
             raise QlabError(f"{name} has no place in a GGUF file of {self._arch}: the model is not built as its family")
         return str(found)
-
-
-def _arch_names() -> dict[MODEL_ARCH, str]:
-    from gguf.constants import MODEL_ARCH_NAMES
-
-    return dict(MODEL_ARCH_NAMES)
 
 
 def to_gguf(name: str, W: Tensor, config: Any) -> Tensor:

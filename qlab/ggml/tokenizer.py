@@ -41,7 +41,6 @@ def tokenizer_keys(folder: Path, tokenizer: Any, size: int, pre: str | None = No
         raise QlabError(f"{folder}: a {model.get('type')} tokenizer cannot be written: qlab knows BPE, byte-level or "
                         "SentencePiece's; use a model with one of them")  # fmt: skip
     tokens, types = _tokens(data, size)
-    merges = [m if isinstance(m, str) else " ".join(part.replace(" ", "Ġ") for part in m) for m in model["merges"]]
     sentencepiece = bool(model.get("byte_fallback"))
     yield "tokenizer.ggml.model", "llama" if sentencepiece else "gpt2"
     yield "tokenizer.ggml.pre", pre or ("default" if sentencepiece else _pre(data, folder))
@@ -50,7 +49,10 @@ def tokenizer_keys(folder: Path, tokenizer: Any, size: int, pre: str | None = No
         yield "tokenizer.ggml.scores", _scores(tokens, types, model["merges"])
     yield "tokenizer.ggml.token_type", types
     if not sentencepiece:
-        yield "tokenizer.ggml.merges", merges
+        yield (
+            "tokenizer.ggml.merges",
+            [m if isinstance(m, str) else " ".join(part.replace(" ", "Ġ") for part in m) for m in model["merges"]],
+        )
     for key, name in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")):
         if (number := getattr(tokenizer, f"{name}_token_id", None)) is not None:
             yield f"tokenizer.ggml.{key}_token_id", int(number)

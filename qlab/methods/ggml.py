@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qlab.errors import QlabError
-from qlab.grid import get_grid
+from qlab.grid import ROUNDINGS, get_grid
 from qlab.methods import register_method
 from qlab.methods.rtn import group_steps
 from qlab.plan import LinearPlan
@@ -401,7 +401,7 @@ def _q8(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QTensor]
     yield from ()
     x = _by_weight(W, 32)
     d = x.abs().amax(0) / 127
-    return QTensor(_rows(_away(x * safe(d)) + 128, W), _half(d, W, spec), spec)
+    return QTensor(_rows(ROUNDINGS["half-away"](x * safe(d)) + 128, W), _half(d, W, spec), spec)
 
 
 def _ternary(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QTensor]:
@@ -409,12 +409,7 @@ def _ternary(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QTe
     yield from ()
     x = _by_weight(W, 256)
     d = x.abs().amax(0)
-    return QTensor(_rows(_away(x * safe(d)) + 1, W), _half(d, W, spec), spec)
-
-
-def _away(x: Tensor) -> Tensor:
-    """C's roundf."""
-    return torch.where(x < 0, (x - 0.5).ceil(), (x + 0.5).floor())
+    return QTensor(_rows(ROUNDINGS["half-away"](x * safe(d)) + 1, W), _half(d, W, spec), spec)
 
 
 def _nonlinear(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QTensor]:
