@@ -81,7 +81,7 @@ def eval_(
     base = _load(reference).model if reference else loaded.model if spec else None
     recipe = _recipe(spec, method) if spec else None
     calibrated = _calibration([recipe] if recipe else [], loaded.tokenizer, text, calibration, samples, seqlen, seed)
-    candidate, cost = _quantized(loaded.model, recipe, calibrated)
+    candidate, cost = _quantized(loaded, recipe, calibrated)
     result = evaluate(candidate, ids, reference=base, window=window, protocol=protocol, bos_id=bos)
     data = {"model": loaded.name, "text": text, **cost, **result.to_dict()}
     _emit(data, as_json, lambda: _eval_text(data, result))
@@ -517,13 +517,14 @@ def _calibration(
     return draw(tokenizer, calibration, samples=samples, seqlen=seqlen, seed=seed)
 
 
-def _quantized(model: Any, recipe: Any, calibrated: Any) -> tuple[Any, dict[str, Any]]:
+def _quantized(loaded: Any, recipe: Any, calibrated: Any) -> tuple[Any, dict[str, Any]]:
     """The model to evaluate and what it costs to store."""
     from qlab.nn import packed_bytes, stored_as
     from qlab.run import quantized_copy
 
+    model = loaded.model
     if recipe is None:
-        return model, {**stored_as(model), "size_bytes": packed_bytes(model)}
+        return model, {**stored_as(model), "size_bytes": packed_bytes(model), **loaded.cost}
     copy, report = quantized_copy(model, recipe, calibrated)
     source = {"calibration": report.calibration} if report.calibration else {}
     return copy, source | {

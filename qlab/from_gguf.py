@@ -1,24 +1,31 @@
-"""A GGUF file as a float model: transformers dequantizes it, we put right what it leaves half done.
+"""A GGUF file as a float model: config and tokenizer from its keys, every tensor decoded by `qlab.ggml`.
 
-transformers rebuilds a generic byte-level pre-tokenizer, and marks the model as quantized, which forbids saving it.
+transformers has a loader of its own; it takes ten times as long, and rebuilds another pre-tokenizer than llama.cpp's.
 """
 
 from __future__ import annotations
 
-import warnings
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from io import StringIO
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
 
 from qlab.errors import QlabError
 from qlab.files.gguf import GGUFFile, open_gguf
+from qlab.files.stored import fill, skeleton
+from qlab.ggml import block_type
+from qlab.ggml.architectures import NameMap, from_gguf
+from qlab.ggml.configs import config_of, with_rope_factors
+from qlab.ggml.tokenizer import tokenizer_of
+
+ROPE_FACTORS = "rope_freqs.weight"
 
 
 @contextmanager
@@ -36,60 +43,91 @@ def quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
+class GGUFTensors:
+    """The tensors of an open GGUF file under Hugging Face's names: decoded one at a time, as the model holds them."""
+
+    describes = "keys"
+
+    def __init__(self, file: GGUFFile, config: Any):
+        self.folder, self._file, self._config = file.path, file, config
+        self._rename, self._asked = NameMap(config), {ROPE_FACTORS}
+
+    def __contains__(self, name: str) -> bool:
+        return self._rename.get(name) in self._file.tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        stored = self._rename(name)
+        self._asked.add(stored)
+        return from_gguf(name, decoded(self._file, stored), self._config)
+
+    def left(self) -> list[str]:
+        """Tensors of the file that nobody asked for."""
+        return sorted(self._file.tensors.keys() - self._asked)
+
+
+def decoded(file: GGUFFile, name: str) -> Tensor:
+    """One tensor of a file in float32."""
+    info = file.tensors[name]
+    return block_type(info.type).decode(torch.from_numpy(file.data(name).copy())).reshape(info.shape)
+
+
 def config_from_gguf(path: Path) -> Any:
     """The transformers config that a GGUF file describes, without its weights."""
-    with quiet(), _unreadable(path, open_gguf(path)):
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    return _plain(config)
+    file = open_gguf(path)
+    with _named(file):
+        return _config(file)
 
 
 def model_from_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, Any]:
-    """Model and tokenizer of a GGUF file, dequantized to `dtype`, the tokenizer splitting text as llama.cpp does."""
-    header = open_gguf(path)
-    # The bar of the dequantization obeys no switch.
-    with quiet(), redirect_stderr(StringIO()), _unreadable(path, header):
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        clean = _rebuilt(model)
-    return clean, split_like_llama_cpp(tokenizer, header.metadata.get("tokenizer.ggml.pre", "default"))
+    """Model and tokenizer of a GGUF file, dequantized to `dtype`, the tokenizer splitting text as llama.cpp does.
+
+    Errors: QlabError naming the file and what in it cannot be read.
+    """
+    file = open_gguf(path)
+    with _named(file):
+        config, tokenizer = _config(file), tokenizer_of(file.metadata)
+    tensors = GGUFTensors(file, config)
+    with quiet():
+        model = skeleton(path, config, dtype)
+        fill(model, tensors, dtype)
+    if extra := tensors.left():
+        raise QlabError(f"{path}: {extra[0]} ({len(extra)} in all) has no place in {type(model).__name__}: it is not "
+                        "built as its family; use the model's Hugging Face folder")  # fmt: skip
+    model.generation_config = _generation(file, config)
+    return model, tokenizer
 
 
-def split_like_llama_cpp(tokenizer: Any, pre: str) -> Any:
-    """Give `tokenizer` the pre-tokenizer that `tokenizer.ggml.pre` names; warn when we do not know that name."""
-    if pre == "smollm":
-        tokenizer.backend_tokenizer.pre_tokenizer = smollm_pre_tokenizer()
-    elif pre not in ("default", "gpt-2"):
-        warnings.warn(f"pre-tokenizer {pre!r}: token ids may differ from llama.cpp's", stacklevel=3)
-    return tokenizer
+def stored_in(file: GGUFFile) -> dict[str, Any]:
+    """What a file costs: its bytes, true bits per weight over all tensors, and how many of them have which type."""
+    counts = Counter(info.type for info in file.tensors.values())
+    weights = sum(prod(info.shape) for info in file.tensors.values())
+    nbytes = sum(info.nbytes for info in file.tensors.values())
+    told = ", ".join(f"{n} tensors {name}" for name, n in counts.most_common())
+    return {"bits_per_weight": 8 * nbytes / max(1, weights), "stored_as": told, "size_bytes": file.nbytes}
 
 
-def smollm_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    """Every digit on its own, then GPT-2's byte-level pattern (llama.cpp: LLAMA_VOCAB_PRE_TYPE_SMOLLM)."""
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+def _config(file: GGUFFile) -> Any:
+    config = config_of(file.metadata, {name: info.shape for name, info in file.tensors.items()})
+    if ROPE_FACTORS in file.tensors:
+        config = with_rope_factors(config, decoded(file, ROPE_FACTORS).flatten())
+    config.name_or_path = str(file.metadata.get("general.name") or file.path.stem)
+    return config
 
 
-def _rebuilt(model: PreTrainedModel) -> PreTrainedModel:
-    """The same weights in a model that no longer believes it is quantized."""
-    return type(model).from_pretrained(
-        None, config=_plain(model.config), state_dict=model.state_dict(), dtype=model.dtype
-    )
-
-
-def _plain(config: Any) -> Any:
-    fields = config.to_dict()
-    fields.pop("quantization_config", None)
-    return type(config).from_dict(fields)
+def _generation(file: GGUFFile, config: Any) -> GenerationConfig:
+    """Where generation stops: at the end of the text, and at the end of a turn where that is another token."""
+    found = GenerationConfig.from_model_config(config)
+    turn = file.metadata.get("tokenizer.ggml.eot_token_id")
+    if turn is not None and found.eos_token_id is not None and int(turn) != found.eos_token_id:
+        found.eos_token_id = [found.eos_token_id, int(turn)]
+    return found
 
 
 @contextmanager
-def _unreadable(path: Path, header: GGUFFile) -> Iterator[None]:
+def _named(file: GGUFFile) -> Iterator[None]:
+    """Put the file's name in front of what is wrong with its keys."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
-        architecture = header.metadata.get("general.architecture", "unnamed")
-        types = ", ".join(sorted({info.type for info in header.tensors.values()}))
-        what = f"architecture {architecture}, tensor types {types or 'none'}"
-        reason = str(error).strip().split("\n")[0]
-        remedy = "use the model's Hugging Face folder instead"
-        raise QlabError(f"transformers cannot read this GGUF: {path} ({what}): {reason}; {remedy}") from error
+    except (QlabError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise QlabError(f"cannot read this GGUF file: {file.path}: {reason}; use the Hugging Face folder") from error

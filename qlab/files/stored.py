@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,24 @@ DTYPES = {
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")  # old checkpoints hold what is computed today
 
 
+class Tensors(Protocol):
+    """Tensors by Hugging Face's names, wherever they are stored. describes: what says which shapes they have."""
+
+    folder: Path
+    describes: str
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def __getitem__(self, name: str) -> Tensor: ...
+
+
 class StoredTensors:
     """The tensors of a folder by name, read one at a time, and which of them nobody asked for yet.
 
     Files are read, not mapped: a checkpoint larger than the memory a process may have costs no more than its tensors.
     """
+
+    describes = "config.json"
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -101,7 +114,7 @@ def skeleton(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def fill(
-    model: PreTrainedModel, stored: StoredTensors, dtype: torch.dtype, wanted: Callable[[str], bool] = lambda _: True
+    model: PreTrainedModel, stored: Tensors, dtype: torch.dtype, wanted: Callable[[str], bool] = lambda _: True
 ) -> None:
     """Give every wanted parameter without memory, and every wanted buffer that is stored, what the files hold."""
     names: dict[int, list[str]] = {}  # tied parameters are one, under several names
@@ -143,13 +156,13 @@ def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     setattr(model.get_submodule(owner), leaf, parameter)
 
 
-def cast_stored(stored: StoredTensors, name: str, tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def cast_stored(stored: Tensors, name: str, tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """`tensor` in `dtype`, or QlabError if its shape is another or it holds codes where numbers are expected."""
     if tensor.shape != shape:
-        shapes = f"{name} is {tuple(tensor.shape)} where its config.json says {tuple(shape)}"
+        shapes = f"{name} is {tuple(tensor.shape)} where its {stored.describes} says {tuple(shape)}"
         raise QlabError(f"checkpoint and config disagree: {stored.folder}: {shapes}; copy both from one model")
     if tensor.is_floating_point() != dtype.is_floating_point:
-        raise QlabError(f"{stored.file_of[name]}: {name} holds {tensor.dtype}, the model {dtype}; {AGAIN}")
+        raise QlabError(f"{stored.folder}: {name} holds {tensor.dtype}, the model {dtype}; {AGAIN}")
     return tensor.to(dtype)
 
 

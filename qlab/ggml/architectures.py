@@ -135,12 +135,17 @@ class NameMap:
         self._map = get_tensor_name_map(kind, config.num_hidden_layers)
         self._arch = arch
 
-    def __call__(self, name: str) -> str:
-        """`model.layers.3.mlp.up_proj.weight` → `blk.3.ffn_up.weight`."""
+    def get(self, name: str) -> str | None:
+        """`model.layers.3.mlp.up_proj.weight` → `blk.3.ffn_up.weight`; None for what has no place in such a file."""
         found = self._map.get_name(name, try_suffixes=(".weight", ".bias"))
+        return None if found is None else str(found)
+
+    def __call__(self, name: str) -> str:
+        """The same; QlabError where there is no place."""
+        found = self.get(name)
         if found is None:
             raise QlabError(f"{name} has no place in a GGUF file of {self._arch}: the model is not built as its family")
-        return str(found)
+        return found
 
 
 def to_gguf(name: str, W: Tensor, config: Any) -> Tensor:

@@ -1,29 +1,24 @@
-"""A Hugging Face tokenizer as GGUF's keys: byte-level BPE ("gpt2") or SentencePiece BPE ("llama")."""
+"""Tokenizers of Hugging Face as GGUF's keys and back: byte-level BPE ("gpt2") or SentencePiece BPE ("llama")."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from transformers import PreTrainedTokenizerFast
+
 from qlab.errors import QlabError
+from qlab.ggml.pretokenizers import WHOLE_WORDS, known, name_of, pre_tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Token types of `tokenizer.ggml.token_type`."""
 
-_DIGITS = ("digits", True)
-_LLAMA3 = (
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
-    "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-)
-# How text is split before merging → the name llama.cpp has for it.
-_PRE = {
-    (): "gpt-2",
-    (_DIGITS,): "smollm",
-    (("regex", _LLAMA3),): "llama-bpe",
-    (("regex", _LLAMA3.replace("{1,3}", "")),): "qwen2",
-}
+_SPECIAL = (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad"))
+"""Special tokens: GGUF's word for each, and transformers'."""
 
 TokenizerKey = tuple[str, Any]
 """A key of the file and its value: str, int, bool, or a list of str, int or float."""
@@ -53,7 +48,7 @@ def tokenizer_keys(folder: Path, tokenizer: Any, size: int, pre: str | None = No
             "tokenizer.ggml.merges",
             [m if isinstance(m, str) else " ".join(part.replace(" ", "Ġ") for part in m) for m in model["merges"]],
         )
-    for key, name in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")):
+    for key, name in _SPECIAL:
         if (number := getattr(tokenizer, f"{name}_token_id", None)) is not None:
             yield f"tokenizer.ggml.{key}_token_id", int(number)
     ids = tokenizer("a")["input_ids"]
@@ -118,26 +113,11 @@ def _scores(tokens: list[str], types: list[int], merges: list[Any]) -> list[floa
 
 def _pre(data: dict[str, Any], folder: Path) -> str:
     """The name of the pre-tokenizer that tokenizer.json describes."""
-    found = tuple(_splits(data.get("pre_tokenizer")))
-    if found not in _PRE:
-        raise QlabError(f"{folder}/tokenizer.json splits text in a way that qlab has no name for ({found or 'none'}): "
-                        "give the name that llama.cpp has for it with --pre (llama-bpe, qwen2, gpt-2 …)")  # fmt: skip
-    return _PRE[found]
-
-
-def _splits(node: dict[str, Any] | None) -> Iterator[tuple[str, Any]]:
-    """What happens before the bytes: the alphabet itself, and GPT-2's own pattern with it, go without saying."""
-    if node is None:
-        yield "nothing", None
-    elif node["type"] == "Sequence":
-        for child in node["pretokenizers"]:
-            yield from _splits(child)
-    elif node["type"] == "Digits":
-        yield "digits", node["individual_digits"]
-    elif node["type"] == "Split":
-        yield "regex", node["pattern"].get("Regex")
-    elif node["type"] != "ByteLevel":
-        yield node["type"], None
+    try:
+        return name_of(data)
+    except QlabError as error:
+        raise QlabError(f"{folder}/tokenizer.json: {error}: give the name that llama.cpp has for it with --pre "
+                        "(llama-bpe, qwen2, gpt-2 …)") from error  # fmt: skip
 
 
 def _prepended(normalizer: dict[str, Any] | None) -> str:
@@ -147,3 +127,122 @@ def _prepended(normalizer: dict[str, Any] | None) -> str:
     if normalizer["type"] == "Sequence":
         return "".join(_prepended(child) for child in normalizer["normalizers"])
     return str(normalizer["prepend"]) if normalizer["type"] == "Prepend" else ""
+
+
+def tokenizer_of(keys: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+    """The tokenizer that the keys of a GGUF file describe: it splits, merges and decodes as llama.cpp does.
+
+    A text's special tokens are found in it, as everywhere in transformers. Errors: QlabError for keys that are missing
+    or contradict each other, and kinds of tokenizer other than BPE; a warning where the way to split is not known.
+    """
+    kind = keys.get("tokenizer.ggml.model")
+    if kind not in ("gpt2", "llama"):
+        what = "no tokenizer" if kind is None else f"a tokenizer of the kind {kind!r}"
+        raise QlabError(f"it holds {what}: qlab reads gpt2 (byte-level BPE) and llama (SentencePiece BPE)")
+    tokens = _needed(keys, "tokens")
+    types = list(map(int, keys.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))))
+    if len(types) != len(tokens):
+        raise QlabError(f"tokenizer.ggml.token_type has {len(types)} entries for {len(tokens)} tokens")
+    try:
+        backend = (_byte_level if kind == "gpt2" else _sentencepiece)(keys, tokens, types)
+    except QlabError:
+        raise
+    except Exception as error:  # the tokenizers library raises no class of its own
+        raise QlabError(f"its tokenizer contradicts itself: {error}") from error
+    backend.add_tokens(
+        [
+            AddedToken(token, special=type_ != USER_DEFINED, normalized=False)
+            for token, type_ in zip(tokens, types, strict=True)
+            if token and type_ in (CONTROL, USER_DEFINED, UNKNOWN)
+        ]
+    )
+    special = {f"{name}_token": _token(keys, key, tokens) for key, name in _SPECIAL}
+    backend.post_processor = _ends(keys, special, kind)
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False,
+        **{name: token for name, token in special.items() if token is not None},
+    )  # fmt: skip
+    found.chat_template = keys.get("tokenizer.chat_template")
+    return found
+
+
+def _needed(keys: Mapping[str, Any], name: str) -> Any:
+    if (found := keys.get(f"tokenizer.ggml.{name}")) is None:
+        raise QlabError(f"it lacks the key tokenizer.ggml.{name}")
+    return found
+
+
+def _token(keys: Mapping[str, Any], key: str, tokens: Sequence[str]) -> str | None:
+    """A special token by the key that has its number."""
+    number = keys.get(f"tokenizer.ggml.{key}_token_id")
+    if number is None:
+        return None
+    if not 0 <= number < len(tokens):
+        raise QlabError(f"tokenizer.ggml.{key}_token_id is {number}: there are {len(tokens)} tokens")
+    return tokens[number]
+
+
+def _byte_level(keys: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> Tokenizer:
+    pre = keys.get("tokenizer.ggml.pre", "default")
+    if known(pre) is None:
+        warnings.warn(f"pre-tokenizer {pre!r} is not known: token ids may differ from llama.cpp's", stacklevel=5)
+    name = known(pre) or "gpt-2"
+    merges = [_parts(merge) for merge in _needed(keys, "merges")]
+    backend = Tokenizer(models.BPE(_vocabulary(tokens, types), merges, ignore_merges=name in WHOLE_WORDS))
+    backend.pre_tokenizer = pre_tokenizer(name)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _parts(merge: str) -> tuple[str, str]:
+    left, _, right = merge[1:].partition(" ")  # the first letter may itself be a space
+    return merge[:1] + left, right
+
+
+def _sentencepiece(keys: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> Tokenizer:
+    scores = _needed(keys, "scores")
+    if len(scores) != len(tokens):
+        raise QlabError(f"tokenizer.ggml.scores has {len(scores)} entries for {len(tokens)} tokens")
+    vocabulary = _vocabulary(tokens, types)
+    unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == UNKNOWN), None)
+    model = models.BPE(
+        vocabulary, _merges(vocabulary, types, scores), unk_token=unknown, fuse_unk=True, byte_fallback=BYTE in types
+    )
+    backend = Tokenizer(model)
+    space = keys.get("tokenizer.ggml.add_space_prefix", True)
+    prefix = [normalizers.Prepend("▁")] if space else []
+    backend.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
+    strip = [decoders.Strip(" ", 1, 0)] if space else []
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    return backend
+
+
+def _vocabulary(tokens: Sequence[str], types: Sequence[int]) -> dict[str, int]:
+    """Token → number, without those that only fill the embedding up."""
+    return {t: n for n, (t, kind) in enumerate(zip(tokens, types, strict=True)) if t != f"[PAD{n}]" or kind != UNUSED}
+
+
+def _merges(vocabulary: Mapping[str, int], types: Sequence[int], scores: Sequence[float]) -> list[tuple[str, str]]:
+    """Every pair of tokens that makes a token, the one of the highest score first, as SentencePiece merges them."""
+    found = []
+    for token, number in vocabulary.items():
+        if types[number] in (CONTROL, BYTE, UNKNOWN):
+            continue
+        for at in range(1, len(token)):
+            left, right = token[:at], token[at:]
+            if left in vocabulary and right in vocabulary:
+                found.append((-float(scores[number]), number, left, right))
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+def _ends(keys: Mapping[str, Any], special: Mapping[str, str | None], kind: str) -> processors.PostProcessor:
+    """What is put before and behind a text."""
+    starts = kind == "llama" or known(keys.get("tokenizer.ggml.pre", "default")) == "llama-bpe"  # where no key says
+    bos, eos = special["bos_token"], special["eos_token"]
+    before = [bos] if bos and keys.get("tokenizer.ggml.add_bos_token", starts) else []
+    behind = [eos] if eos and keys.get("tokenizer.ggml.add_eos_token", False) else []
+    numbers = {token: keys[f"tokenizer.ggml.{name}_token_id"] for name, token in (("bos", bos), ("eos", eos)) if token}
+    return processors.TemplateProcessing(
+        single=[*before, "$A", *behind], pair=[*before, "$A:0", *behind, *before, "$B:1", *behind],
+        special_tokens=[(token, numbers[token]) for token in dict.fromkeys(before + behind)],
+    )  # fmt: skip
