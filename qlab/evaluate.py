@@ -28,7 +28,8 @@ class Evaluation:
 
     `tokens` counts the scored predictions; losses and KL are in nats. Standard errors are clustered by window
     and undefined (NaN; None in `to_dict`) with fewer than two windows. The fields from `kl_mean` to
-    `ppl_ratio_se` need a reference. `token_losses`, kept on request, is float32 [windows, scored per window].
+    `ppl_ratio_se` need a reference. `token_losses` and, with a reference, `token_kl`, kept on request, are float32
+    [windows, scored per window].
     """
 
     tokens: int
@@ -45,6 +46,7 @@ class Evaluation:
     ppl_ratio: float | None = None
     ppl_ratio_se: float | None = None
     token_losses: Tensor | None = field(default=None, repr=False, compare=False)
+    token_kl: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -64,9 +66,10 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for JSON, which has no NaN and no infinity: both become None."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "token_losses"}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        kept = {name: values.pop(name) for name in ("token_losses", "token_kl")}
         safe = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        return safe if self.token_losses is None else safe | {"token_losses": self.token_losses.tolist()}
+        return safe | {name: tensor.tolist() for name, tensor in kept.items() if tensor is not None}
 
 
 def evaluate(
@@ -167,6 +170,7 @@ class Tally:
         self.kl_histogram = LogHistogram()
         self.tokens = 0
         self.kept: list[Tensor] | None = [] if keep_losses else None
+        self.kept_kl: list[Tensor] = []
 
     def add(self, prediction: Prediction, base: Prediction | None) -> None:
         """Take in one window, and its distance to the reference's prediction `base`."""
@@ -186,6 +190,8 @@ class Tally:
             )
         kl = token_kl(base.logits, prediction.logits)
         self.kl.add(kl)
+        if self.kept is not None:
+            self.kept_kl.append(kl.float())
         self.kl_histogram.add(kl)
         self.top1.add(prediction.top1 == base.top1)
         self.log_ratio.add(prediction.losses - base.losses)
@@ -202,6 +208,7 @@ class Tally:
             perplexity_se,
             **self._distance(),
             token_losses=None if self.kept is None else torch.stack(self.kept),
+            token_kl=torch.stack(self.kept_kl) if self.kept_kl else None,
         )
 
     def _distance(self) -> dict[str, float]:

@@ -213,6 +213,18 @@ def test_to_dict_names_every_field_and_token_losses_only_on_request():
     ]
     kept = evaluate(Constant(torch.zeros(VOCAB)), text(32), window=16, token_losses=True)
     assert torch.equal(torch.tensor(kept.to_dict()["token_losses"]), kept.token_losses)
+    assert kept.token_kl is None  # without a reference
+
+
+def test_token_kl_is_kept_with_the_losses(pair):
+    reference, model = pair
+    got = evaluate(model, text(60), reference=reference, window=20, token_losses=True)
+    p, q = (score_by_hand(m, text(60), 20)[0] for m in (reference, model))
+    # log-probabilities of logits below 64, off by 64 units of 2^-23 each
+    assert (got.token_kl - (p.exp() * (p - q)).sum(-1)).abs().max() < 2 * 64 * FP32
+    assert got.token_kl.mean() == pytest.approx(got.kl_mean, rel=1e-5)
+    assert torch.equal(torch.tensor(got.to_dict()["token_kl"]), got.token_kl)
+    assert evaluate(model, text(60), reference=reference, window=20).token_kl is None
 
 
 def test_the_table_shows_what_was_measured_with_its_error(pair):
