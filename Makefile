@@ -7,11 +7,11 @@ PYTEST := OMP_NUM_THREADS=1 QLAB_PROGRESS=0 $(BIN)/python -m pytest -q
 ONCE := $(BIN)/python scripts/once.py
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help setup lab test lint book record bench demo fuzz clean
+.PHONY: help setup lab test lint book record bench demo fuzz test-llama-cpp clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
 
 setup: ## create .venv: PyTorch, qlab with its compiled kernels, the reference model and the texts
 	@test -n "$(PYTHON)" || { echo "setup: no python3 on PATH; install Python 3.11 or newer" >&2; exit 1; }
@@ -43,6 +43,9 @@ book: setup ## write book/_build/html (needs Node)
 
 fuzz: setup ## read a hundred thousand mutated GGUF files and importance matrices (minutes)
 	@$(BIN)/python scripts/fuzz_gguf.py --files 100000
+
+test-llama-cpp: setup ## build llama.cpp once (ten minutes), then hold our GGUF files to it (an hour)
+	@PYTHONPATH=$$($(BIN)/python scripts/build_llama_cpp.py) $(PYTEST) $(PARALLEL) --dist load tests/interop
 
 record: setup ## make the recorded tables of data/records again (four hours)
 	@$(BIN)/python scripts/make_record_ranking.py --windows 8

@@ -12,6 +12,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from time import perf_counter
@@ -19,18 +20,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from gguf.constants import GGMLQuantizationType
 from torch import Tensor
 
 from qlab.bits import pack_bits, unpack_bits
 from qlab.errors import QlabError
+from qlab.ggml import grid_type
 from qlab.kernels import cpu
 from qlab.methods import quantize
+from qlab.peers import GGML, ggml
 
 ROTATE = 64 * 2**20  # bytes; twice the last-level cache of the machines we measure on
 CEILING = 4 * ROTATE  # one read of this lasts long enough to hide the start of the threads
 SPEC = "int4-g128-asym"
 BITS = 4
 SHAPE = (1024, 4096)  # [out, in], 16 MiB in float32
+ENCODED = ("Q8_0", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS")
+PARAMETERS = 1 << 20
+"""Weights that one encoding takes: a K-quant in torch needs a quarter of a second for them."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,19 @@ class Row:
     gb_per_s_p10: float
     ratio: float | None = None
     ratio_p10: float | None = None
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Encoding into blocks of GGUF: million weights a second, p10 as in `Row`; ggml's own and the ratio where it is."""
+
+    type: str
+    threads: int
+    per_s: float
+    per_s_p10: float
+    ggml_per_s: float | None = None
+    vs_ggml: float | None = None
+    vs_ggml_p10: float | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +139,45 @@ def beside_copy(operation: Operation, rounds: int) -> Row:
     return Row(operation.name, torch.get_num_threads(), operation.nbytes, *speeds, *middle_and_low(copy / own))
 
 
+def encodings(rounds: int, parameters: int = PARAMETERS, peer: GGML | None = None) -> Iterator[Encoding]:
+    """The search of each type in torch, and in turns with it `peer`'s, at one and at all threads."""
+    W = 0.02 * torch.randn(max(2, parameters // SHAPE[1]), SHAPE[1], generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    try:
+        for threads in sorted({1, threads_available()}):
+            torch.set_num_threads(threads)
+            for name in ENCODED:
+                yield encoding(name, W, threads, rounds, peer)
+    finally:
+        torch.set_num_threads(before)
+
+
+def encoding(name: str, W: Tensor, threads: int, rounds: int, peer: GGML | None) -> Encoding:
+    """One type: quantize and pack W [rows, row], then the same by `peer`, `rounds` times."""
+    kind = grid_type(name)
+    out = np.zeros((len(W), W.shape[1] // kind.weights * kind.nbytes), np.uint8)
+    parts = [slice(i * len(W) // threads, (i + 1) * len(W) // threads) for i in range(threads)]
+    number = GGMLQuantizationType[name]
+
+    def theirs(part: slice) -> None:
+        assert peer is not None
+        peer.quantize(W[part].numpy(), number, out[part])
+
+    with ThreadPoolExecutor(threads) as pool:
+        times = [
+            (
+                seconds(lambda: kind.pack(quantize(W, kind.spec, "ggml"))),
+                seconds(lambda: list(pool.map(theirs, parts))) if peer else math.nan,
+            )
+            for _ in range(rounds + 1)
+        ][1:]  # the first call allocates
+    own, other = np.array(times).T
+    speeds = middle_and_low(W.numel() / own / 1e6)
+    if peer is None:
+        return Encoding(name, threads, *speeds)
+    return Encoding(name, threads, *speeds, float(np.median(W.numel() / other / 1e6)), *middle_and_low(other / own))
+
+
 def run(rounds: int = 20, shape: tuple[int, int] = SHAPE) -> list[dict[str, Any]]:
     """All rows, the ceiling first; each timed `rounds` times on weights of `shape` [out, in]."""
     if rounds < 1:
@@ -137,6 +196,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def encoding_line(row: dict[str, Any]) -> str:
+    """One encoding as text."""
+    peer = "" if row["vs_ggml"] is None else f"{row['ggml_per_s']:9.1f} {row['vs_ggml']:8.3f} {row['vs_ggml_p10']:8.3f}"
+    name = "encode " + row["type"]
+    return f"{name:<24}{row['threads']:>7} {row['per_s']:9.2f} {row['per_s_p10']:9.2f} {peer}".rstrip()
+
+
 def line(row: dict[str, Any]) -> str:
     """One row as text."""
     ratio = "" if row["ratio"] is None else f"{row['ratio']:8.3f} {row['ratio_p10']:8.3f}"
@@ -149,16 +215,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=20, help="timings per row (default 20)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
+    peer = ggml()
     try:
         rows = run(options.rounds)
+        encoded = [asdict(row) for row in encodings(max(1, options.rounds // 4), PARAMETERS, peer)]
     except QlabError as error:
         parser.error(str(error))  # exit code 2
     if options.json:
-        print(json.dumps({"machine": machine(), "rows": rows}))
+        print(json.dumps({"machine": machine(), "rows": rows, "encodings": encoded}))
         return
     print(", ".join(machine()["features"]), f"· torch {torch.__version__}")
     print(f"{'':<24}{'threads':>7} {'GB/s':>9} {'p10':>9} {'× copy':>8} {'p10':>8}")
     print(*map(line, rows), sep="\n")
+    print(f"\n{'':<24}{'threads':>7} {'million/s':>9} {'p10':>9} {'ggml':>9} {'× ggml':>8} {'p10':>8}")
+    print(*map(encoding_line, encoded), sep="\n")
+    if peer is None:
+        print("llama.cpp is not installed here, so nothing stands beside them (`make test-llama-cpp` builds it)")
 
 
 if __name__ == "__main__":

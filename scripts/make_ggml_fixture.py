@@ -5,7 +5,6 @@ python scripts/make_ggml_fixture.py path/to/libggml-base.so "llama-cpp-python 0.
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from safetensors.torch import save_file
 
 from qlab.ggml import grid_types
+from qlab.peers import GGML
 
 FIXTURE = Path(__file__).parents[1] / "tests/data/ggml_blocks.safetensors"
 
@@ -37,19 +37,16 @@ def weights() -> np.ndarray:
 
 def main(library: str, source: str) -> None:
     """Write the fixture."""
-    quantize_chunk = ctypes.CDLL(library).ggml_quantize_chunk
-    pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, integer, integer, integer, pointer]
-    quantize_chunk.restype = ctypes.c_size_t
+    ggml = GGML(Path(library))
     W = weights()
     importance = np.square(np.random.default_rng(1).standard_normal(W.shape[1])).astype(np.float32) + np.float32(0.01)
     tensors = {"W": torch.from_numpy(W), "importance": torch.from_numpy(importance)}
     for name in grid_types():
         kind = GGMLQuantizationType[name]
         block, size = GGML_QUANT_SIZES[kind]
-        for suffix, weight in (("plain", None), ("imatrix", importance.ctypes.data)):
+        for suffix, weight in (("plain", None), ("imatrix", importance)):
             out = np.zeros((len(W), W.shape[1] // block * size), np.uint8)
-            assert quantize_chunk(kind, W.ctypes.data, out.ctypes.data, 0, *W.shape, weight) == out.size
+            ggml.quantize(W, kind, out, weight)
             tensors[f"{name}.{suffix}"] = torch.from_numpy(out)
     save_file(tensors, FIXTURE, metadata={"source": source})
 

@@ -7,7 +7,7 @@ import pytest
 from qlab import bench
 from qlab.errors import QlabError
 
-SMALL = (32, 128)
+SMALL = (32, 256)
 
 
 @pytest.fixture(autouse=True)
@@ -61,18 +61,40 @@ def test_an_operation_is_timed_in_turns_with_the_copy(monkeypatch: pytest.Monkey
 
 def test_json_is_one_object(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bench, "run", lambda rounds: [{"name": "read", "rounds": rounds}])
+    monkeypatch.setattr(bench, "PARAMETERS", 2**12)
     bench.main(["--json", "--rounds", "2"])
     report = json.loads(capsys.readouterr().out)
     assert report["rows"] == [{"name": "read", "rounds": 2}]
+    assert {row["type"] for row in report["encodings"]} == set(bench.ENCODED)
     assert set(report["machine"]) == {"processor", "features", "threads", "torch"}
 
 
 def test_the_table_has_one_line_per_row(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     rows = bench.run(rounds=1, shape=SMALL)
     monkeypatch.setattr(bench, "run", lambda rounds: rows)
+    monkeypatch.setattr(bench, "PARAMETERS", 2**12)
     bench.main([])
-    lines = capsys.readouterr().out.splitlines()[2:]
-    assert [line[:24].strip() for line in lines] == [row["name"] for row in rows]
+    lines = [line[:24].strip() for line in capsys.readouterr().out.splitlines()]
+    assert [name for name in lines if name in {row["name"] for row in rows}] == [row["name"] for row in rows]
+    assert {f"encode {name}" for name in bench.ENCODED} <= set(lines)
+
+
+def test_encodings_stand_beside_the_peers():
+    class Peer:
+        """As fast as nothing at all."""
+
+        def quantize(self, W, type_number, out, importance=None):
+            seen.append((type_number, W.shape, out.nbytes))
+
+    seen = []
+    rows = list(bench.encodings(rounds=2, parameters=2**13, peer=Peer()))
+    assert {row.type for row in rows} == set(bench.ENCODED)
+    assert all(0 < row.vs_ggml_p10 <= row.vs_ggml < 1 and row.per_s_p10 <= row.per_s for row in rows)
+    by_type = {number: sum(n for kind, _, n in seen if kind == number) for number, *_ in seen}
+    q8, q4 = by_type[8], by_type[2]  # Q8_0 and Q4_0: 34 and 18 bytes a block
+    assert q8 / q4 == 34 / 18
+    alone = next(bench.encodings(rounds=1, parameters=2**13))
+    assert alone.ggml_per_s is None and alone.vs_ggml is None
 
 
 def test_no_rounds_is_an_error(capsys: pytest.CaptureFixture[str]):

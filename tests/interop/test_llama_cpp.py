@@ -1,0 +1,120 @@
+"""Our GGUF files in llama.cpp: its types, its bytes, its text, its perplexity. `make test-llama-cpp` (about an hour).
+
+llama.cpp multiplies quantized weights with activations rounded to 8 bits. A difference in an activation's last bit
+grows to a whole step within a few blocks, so that llama.cpp, reading a text token by token or in one batch, disagrees
+with itself by as much as with us. What can be asked exactly is asked of the file's weights: decoded to float32 by
+llama.cpp they must say the very text that we say.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from interop.llama import WINDOW, continued, logits, opened, perplexity, requantized
+
+from qlab.convert import to_gguf_file
+from qlab.evaluate import evaluate
+from qlab.files.gguf import open_gguf
+from qlab.models import load
+from qlab.recipes.llama_cpp import FILE_TYPES
+from qlab.texts import load_text, tokens
+
+MODELS = ("reference", "reference-768")
+PROMPTS = ("The capital of France is", "To bake bread, you need")
+WINDOWS, NEW = 2, 32
+FLOATS = ("F32", "F16", "BF16")
+TYPES = [name for name in FILE_TYPES if name not in ("F32", "Q2_K_S")]  # Q2_K_S needs an importance matrix
+REPORT = os.environ.get("QLAB_LLAMA_CPP_REPORT")
+"""A file that gets one line of JSON for each test, if it is named."""
+
+
+@pytest.fixture(scope="module")
+def floats(tmp_path_factory):
+    """Model → its float32 file."""
+    folder = tmp_path_factory.mktemp("float")
+    paths = {name: folder / f"{name}.gguf" for name in MODELS}
+    for name, path in paths.items():
+        to_gguf_file(name, path, "F32", progress=False)
+    return paths
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", TYPES)
+def test_a_file_is_llama_cpps(model, name, floats, tmp_path):
+    path = tmp_path / "ours.gguf"
+    to_gguf_file(model, path, name, progress=False)
+    same_bytes = compared(path, requantized(floats[model], tmp_path / "theirs.gguf", FILE_TYPES[name].number))
+    (tmp_path / "theirs.gguf").unlink()
+
+    loaded = load(path)
+    ids = tokens(loaded.tokenizer, load_text("britannica").text, WINDOWS * WINDOW)
+    ours = evaluate(loaded.model, ids, window=WINDOW, protocol="llama.cpp", progress=False).perplexity
+    with opened(path) as llama:
+        theirs = perplexity(llama, ids)
+        direct = [agreement(loaded, llama, prompt) for prompt in PROMPTS]
+    decoded = path if name in FLOATS else requantized(path, tmp_path / "decoded.gguf", FILE_TYPES["F32"].number)
+    with opened(decoded) as llama:
+        texts = [(spoken(loaded, prompt), continued(llama, encoded(loaded, llama, prompt), NEW)) for prompt in PROMPTS]
+    noise = itself(path, encoded_prompt(loaded, PROMPTS[0]))
+    line = {"model": model, "type": name, "same_bytes": same_bytes, "perplexity": ours, "llama.cpp": theirs,
+            "direct": direct, "self_noise": noise}  # fmt: skip
+    print(f"\n{json.dumps(line)}")
+    if REPORT:
+        with Path(REPORT).open("a") as report:
+            report.write(json.dumps(line) + "\n")
+    assert ours == pytest.approx(theirs, rel=0.01)
+    for mine, their in texts:
+        assert mine == their
+
+
+def compared(ours: Path, theirs: Path) -> float:
+    """The share of equal bytes, after the types have been found the same."""
+    a, b = open_gguf(ours), open_gguf(theirs)
+    assert {name: info.type for name, info in a.tensors.items()} == {n: info.type for n, info in b.tensors.items()}
+    equal = sum(int((a.data(name) == b.data(name)).sum()) for name in a.tensors)
+    return equal / sum(info.nbytes for info in a.tensors.values())
+
+
+def encoded_prompt(loaded, prompt: str) -> list[int]:
+    return loaded.tokenizer(prompt).input_ids
+
+
+def encoded(loaded, llama, prompt: str) -> list[int]:
+    """The token ids of a prompt, on which both agree."""
+    ids = encoded_prompt(loaded, prompt)
+    assert ids == llama.tokenize(prompt.encode(), add_bos=False, special=True)
+    return ids
+
+
+@torch.no_grad()
+def spoken(loaded, prompt: str) -> list[int]:
+    """Our 32 likeliest next tokens, one after the other; the end of the text does not end them."""
+    ids, cache, new = encoded_prompt(loaded, prompt), None, encoded_prompt(loaded, prompt)
+    for _ in range(NEW):
+        out = loaded.model(torch.tensor([new]), past_key_values=cache, use_cache=True)
+        cache, new = out.past_key_values, [int(out.logits[0, -1].argmax())]
+        ids += new
+    return ids[-NEW:]
+
+
+@torch.no_grad()
+def agreement(loaded, llama, prompt: str) -> tuple[int, float]:
+    """How many tokens of both texts are the same, and the most we prefer another token along llama.cpp's text."""
+    ids = encoded(loaded, llama, prompt)
+    theirs = continued(llama, ids, NEW)
+    mine = spoken(loaded, prompt)
+    common = next((n for n, (x, y) in enumerate(zip(mine, theirs, strict=True)) if x != y), NEW)
+    along = loaded.model(torch.tensor([ids + theirs])).logits[0, len(ids) - 1 : -1]
+    gap = along.amax(1) - along.gather(1, torch.tensor(theirs)[:, None])[:, 0]
+    return common, round(float(gap.max()), 3)
+
+
+def itself(path: Path, prompt: list[int]) -> tuple[int, float]:
+    """llama.cpp against itself, token by token and in one batch: tokens the same, standard deviation of its logits."""
+    with opened(path) as whole, opened(path, batch=1) as single:
+        a, b = continued(whole, prompt, NEW), continued(single, prompt, NEW)
+        common = next((n for n, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), NEW)
+        difference = logits(whole, prompt + a) - logits(single, prompt + a)
+    return common, round(float(difference[len(prompt) - 1 :].std()), 4)
