@@ -57,8 +57,8 @@ def safe(x: Tensor) -> Tensor:
 
 
 def farthest(x: Tensor) -> Tensor:
-    """The entry of largest magnitude in each column, with its sign; the first of equals."""
-    return x.gather(0, x.abs().argmax(0, keepdim=True))[0]
+    """The entry of largest magnitude in each column, with its sign; the first of equals, and never −0."""
+    return x.gather(0, x.abs().argmax(0, keepdim=True))[0] + 0.0
 
 
 def search_affine(

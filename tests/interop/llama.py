@@ -16,6 +16,8 @@ from torch import Tensor
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama.cpp is not built here: `make test-llama-cpp` builds it")
 
 WINDOW = 512
+_SILENT = llama_cpp.llama_log_callback(lambda *_: None)
+llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p())
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from qlab.texts import load_text, tokens
 MODELS = ("reference", "reference-768")
 PROMPTS = ("The capital of France is", "To bake bread, you need")
 WINDOWS, NEW = 2, 32
-FLOATS = ("F32", "F16", "BF16")
 TYPES = [name for name in FILE_TYPES if name not in ("F32", "Q2_K_S")]  # Q2_K_S needs an importance matrix
 REPORT = os.environ.get("QLAB_LLAMA_CPP_REPORT")
 """A file that gets one line of JSON for each test, if it is named."""
@@ -54,7 +53,7 @@ def test_a_file_is_llama_cpps(model, name, floats, tmp_path):
     with opened(path) as llama:
         theirs = perplexity(llama, ids)
         direct = [agreement(loaded, llama, prompt) for prompt in PROMPTS]
-    decoded = path if name in FLOATS else requantized(path, tmp_path / "decoded.gguf", FILE_TYPES["F32"].number)
+    decoded = requantized(path, tmp_path / "decoded.gguf", FILE_TYPES["F32"].number)
     with opened(decoded) as llama:
         texts = [(spoken(loaded, prompt), continued(llama, encoded(loaded, llama, prompt), NEW)) for prompt in PROMPTS]
     noise = itself(path, encoded_prompt(loaded, PROMPTS[0]))
