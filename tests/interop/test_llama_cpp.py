@@ -49,7 +49,10 @@ def test_a_file_is_llama_cpps(model, name, floats, tmp_path):
 
     loaded = load(path)
     ids = tokens(loaded.tokenizer, load_text("britannica").text, WINDOWS * WINDOW)
-    ours = evaluate(loaded.model, ids, window=WINDOW, protocol="llama.cpp", progress=False).perplexity
+    ours, weights_alone = (
+        evaluate(model, ids, window=WINDOW, protocol="llama.cpp", progress=False).perplexity
+        for model in (load(path, activations="llama.cpp").model, loaded.model)
+    )
     with opened(path) as llama:
         theirs = perplexity(llama, ids)
         direct = [agreement(loaded, llama, prompt) for prompt in PROMPTS]
@@ -57,8 +60,8 @@ def test_a_file_is_llama_cpps(model, name, floats, tmp_path):
     with opened(decoded) as llama:
         texts = [(spoken(loaded, prompt), continued(llama, encoded(loaded, llama, prompt), NEW)) for prompt in PROMPTS]
     noise = itself(path, encoded_prompt(loaded, PROMPTS[0]))
-    line = {"model": model, "type": name, "same_bytes": same_bytes, "perplexity": ours, "llama.cpp": theirs,
-            "direct": direct, "self_noise": noise}  # fmt: skip
+    line = {"model": model, "type": name, "same_bytes": same_bytes, "perplexity": ours, "weights_alone": weights_alone,
+            "llama.cpp": theirs, "direct": direct, "self_noise": noise}  # fmt: skip
     print(f"\n{json.dumps(line)}")
     if REPORT:
         with Path(REPORT).open("a") as report:
