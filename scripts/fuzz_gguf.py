@@ -21,6 +21,7 @@ from tqdm import tqdm
 from qlab.errors import QlabError
 from qlab.files.gguf import open_gguf
 from qlab.files.imatrix import read_imatrix
+from qlab.from_gguf import model_from_gguf
 from qlab.gguf_inspection import block, summary, tensor
 
 SEEDS = Path(__file__).parents[1] / "tests/data/gguf_seeds"
@@ -54,7 +55,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def use(path: Path) -> None:
-    """Everything a reader does with a file: header, all keys, all tensors, and the first block of each."""
+    """Everything a reader does with a file: header, keys, tensors, the first block of each, the model and its words."""
     if path.suffix == ".dat":
         read_imatrix(path)
         return
@@ -69,6 +70,9 @@ def use(path: Path) -> None:
                 raise
     if file.metadata.get("general.type") == "imatrix":
         read_imatrix(path)
+    elif "token_embd.weight" in file.tensors:
+        _, tokenizer = model_from_gguf(path)
+        tokenizer.decode(tokenizer("ab é a").input_ids)
 
 
 def megabytes() -> float:
