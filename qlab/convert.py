@@ -75,7 +75,7 @@ def to_gguf_file(
     out: str | Path,
     type_: str = "Q4_K_M",
     *,
-    imatrix: ImportanceMatrix | None = None,
+    imatrix: ImportanceMatrix | Callable[[], ImportanceMatrix] | None = None,
     overrides: Mapping[str, str] | None = None,
     pre: str | None = None,
     split_max_size: int = 0,
@@ -83,7 +83,8 @@ def to_gguf_file(
 ) -> Converted:
     """Write `model` (anything `load` opens but a GGUF) as a GGUF file that llama.cpp runs.
 
-    type_: a file type of llama-quantize. overrides: regular expression → tensor type, first match wins. pre: the
+    type_: a file type of llama-quantize. imatrix: an importance matrix, or what computes it once all else has been
+    found in order. overrides: regular expression → tensor type, first match wins. pre: the
     pre-tokenizer's name where it cannot be found. split_max_size: bytes of one file, 0 for no limit. Memory is one
     tensor. Errors (QlabError) come before anything is written: unknown architecture or tokenizer, types that do not
     exist, an output that does. The file appears whole or not at all.
@@ -91,7 +92,7 @@ def to_gguf_file(
     out = Path(out).expanduser()
     folder, config = model_folder(model), load_config(model)
     config = getattr(config, "text_config", config)
-    mix = _mix(config, type_, imatrix, overrides or {})
+    mix = _mix(config, type_, imatrix is not None, overrides or {})
     sources = _sources(model, folder, config)
     choices = {name: mix.choose(name, shape) for name, (shape, _) in sources.items()}
     tokenizer = dict(tokenizer_keys(folder, open_tokenizer(folder), config.vocab_size, pre))
@@ -99,6 +100,7 @@ def to_gguf_file(
         raise QlabError(f"{out}: a GGUF file is named NAME.gguf")
     if out.exists():
         raise QlabError(f"{out} exists: remove it, or give another name")
+    imatrix = imatrix() if callable(imatrix) else imatrix
     scratch = out.with_name(f".{out.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -115,11 +117,11 @@ def to_gguf_file(
     return Converted(tuple(paths), choices, shapes, sum(path.stat().st_size for path in paths))
 
 
-def _mix(config: Any, type_: str, imatrix: ImportanceMatrix | None, overrides: Mapping[str, str]) -> Mix:
+def _mix(config: Any, type_: str, imatrix: bool, overrides: Mapping[str, str]) -> Mix:
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return Mix(
         type_, config.num_hidden_layers, config.num_attention_heads, kv_heads, bool(config.tie_word_embeddings),
-        imatrix=imatrix is not None, overrides=overrides,
+        imatrix=imatrix, overrides=overrides,
     )  # fmt: skip
 
 

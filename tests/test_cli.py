@@ -251,21 +251,21 @@ def test_bad_input_is_one_line_and_exit_code_two(folder: Path, arguments: list[s
 def test_bos_is_asked_of_the_tokenizer(folder: Path, tmp_path: Path) -> None:
     from tokenizers.processors import TemplateProcessing
 
-    from qlab.cli import _ids
+    from qlab.cli.common import text_ids
 
     plain = PreTrainedTokenizerFast.from_pretrained(folder)
     with_bos = PreTrainedTokenizerFast.from_pretrained(folder, bos_token="<unk>")
     template = TemplateProcessing(single="<unk> $A", special_tokens=[("<unk>", 27)])
     with_bos.backend_tokenizer.post_processor = template
     text = str(folder / "text.txt")
-    assert [_ids(t, text, None, 9, "llama.cpp")[1] for t in (plain, with_bos)] == [None, 27]
-    assert _ids(with_bos, text, None, 9, "windows")[1] is None
+    assert [text_ids(t, text, None, 9, "llama.cpp")[1] for t in (plain, with_bos)] == [None, 27]
+    assert text_ids(with_bos, text, None, 9, "windows")[1] is None
 
 
 def test_not_a_number_becomes_null() -> None:
-    from qlab.cli import _finite
+    from qlab.cli.common import finite
 
-    assert _finite({"a": [1.0, float("inf")], "b": (float("nan"),)}) == {"a": [1.0, None], "b": [None]}
+    assert finite({"a": [1.0, float("inf")], "b": (float("nan"),)}) == {"a": [1.0, None], "b": [None]}
 
 
 def test_help_teaches() -> None:

@@ -64,6 +64,8 @@ def test_what_cannot_be_written_is_named_before_the_work(tmp_path):
         to_gguf_file("reference", tmp_path / "x.gguf")
     with pytest.raises(QlabError, match=r"unknown file type 'Q4'"):
         to_gguf_file("reference", tmp_path / "y.gguf", "Q4")
+    with pytest.raises(QlabError, match=r"x.gguf exists"):  # before minutes of statistics
+        to_gguf_file("reference", tmp_path / "x.gguf", imatrix=lambda: pytest.fail("computed for nothing"))
 
 
 def test_a_split_model_is_read_as_one(tmp_path):

@@ -29,7 +29,7 @@ def commands(page: Path) -> list[str]:
 
 def targets(root: Path) -> set[str]:
     """The targets of the Makefile."""
-    return set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE))
 
 
 @pytest.fixture(scope="module")

@@ -63,10 +63,10 @@ def config_of(metadata: Mapping[str, Any], shapes: Shapes) -> Any:
     if kind is None:
         known = ", ".join(dict.fromkeys(a.name for a in ARCHITECTURES.values()))
         raise QlabError(f"its architecture is {keys.architecture}: qlab reads {known}")
-    layers = {int(match[1]) for name in shapes if (match := re.match(r"blk\.(\d+)\.", name))}
-    if layers != set(range(keys.count("block_count"))):
-        raise QlabError(f"{keys.architecture}.block_count is {keys.count('block_count')}, it has the tensors of "
-                        f"{len(layers)} blocks")  # fmt: skip
+    layers = {int(match[1]) for name in shapes if (match := re.match(r"blk\.(\d{1,6})\.", name))}
+    count = keys.count("block_count")
+    if len(layers) != count or max(layers) != count - 1:
+        raise QlabError(f"{keys.architecture}.block_count is {count}, it has the tensors of {len(layers)} blocks")
     if "token_embd.weight" not in shapes:
         raise QlabError("it has no token_embd.weight: it is not a whole model")
     return AutoConfig.for_model(kind, **_fields(keys, shapes))

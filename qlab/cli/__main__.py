@@ -1,0 +1,5 @@
+"""`python -m qlab.cli` is `qlab`."""
+
+from qlab.cli import main
+
+main()
