@@ -92,7 +92,7 @@ def model_from_gguf(
     with _named(file):
         config, tokenizer = _config(file), tokenizer_of(file.metadata)
     tensors = GGUFTensors(file, config)
-    with quiet():
+    with quiet(), _named(file):
         model = skeleton(path, config, dtype)
         fill(model, tensors, dtype)
     if extra := tensors.left():
@@ -145,9 +145,11 @@ def _generation(file: GGUFFile, config: Any) -> GenerationConfig:
 
 @contextmanager
 def _named(file: GGUFFile) -> Iterator[None]:
-    """Put the file's name in front of what is wrong with its keys."""
+    """Put the file's name in front of what is wrong with it, where it is not said yet."""
     try:
         yield
     except (QlabError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, QlabError) and str(file.path) in str(error):
+            raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise QlabError(f"cannot read this GGUF file: {file.path}: {reason}; use the Hugging Face folder") from error

@@ -161,6 +161,8 @@ def from_gguf(name: str, W: Tensor, config: Any) -> Tensor:
     """The inverse of `to_gguf`; `name` is Hugging Face's."""
     arch = architecture_of(config)
     if arch.paired and (heads := _rotated(name, config)):
+        if len(W) % (2 * heads):
+            raise QlabError(f"{name} has {len(W)} rows, which do not make pairs in {heads} heads")
         return W.reshape(heads, -1, 2, *W.shape[1:]).swapaxes(1, 2).reshape(W.shape)
     return W - 1 if arch.unit_offset and name.endswith("norm.weight") else W
 

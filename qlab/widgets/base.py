@@ -14,13 +14,16 @@ SHARED = ("quant.js", "draw.js")
 
 @cache
 def module(name: str) -> str:
-    """The ES module of one widget with the shared functions in front: one self-contained text, as a static page needs.
+    """The ES module of one widget with what it imports in front: one self-contained text, as a static page needs.
 
     `js/quant.js` (arithmetic a reader could do by hand, tested equal to Python) and `js/draw.js` (controls and SVG) are
-    modules of their own, so that tests import them; here their exports and the widget's imports of them fall away.
+    modules of their own, so that tests import them; so may be others. Here their exports and the widget's
+    imports of them fall away.
     """
-    shared = "\n".join((JS / file).read_text() for file in SHARED)
-    body = re.sub(r'^import .*? from "\./(?:quant|draw)\.js";\n', "", (JS / name).read_text(), flags=re.M | re.S)
+    text = (JS / name).read_text()
+    files = dict.fromkeys([*SHARED, *re.findall(r'^import .*? from "\./(\w+\.js)";$', text, re.M)])
+    shared = "\n".join((JS / file).read_text() for file in files)
+    body = re.sub(r'^import .*? from "\./\w+\.js";\n', "", text, flags=re.M | re.S)
     return re.sub(r"^export (?=function|const)", "", shared, flags=re.M) + body
 
 
