@@ -21,7 +21,7 @@ import qlab
 from qlab.calibration import calibration
 from qlab.convert import importance, to_gguf_file
 from qlab.errors import QlabError
-from qlab.evaluate import evaluate
+from qlab.evaluate import Evaluation, evaluate_many
 from qlab.files.imatrix import ImportanceMatrix, read_imatrix, write_imatrix
 from qlab.records import load_record, provenance, save_record
 
@@ -49,18 +49,24 @@ def file_of(files: Path, type_: str, text: str, tokenizer: Any) -> Path:
     return path
 
 
-def row(files: Path, type_: str, text: str, loaded: qlab.LoadedModel, ids: torch.Tensor) -> dict[str, Any]:
-    """One line of the record; `kl` is the mean of each window."""
-    opened = qlab.load(file_of(files, type_, text, loaded.tokenizer))
-    result = evaluate(opened.model, ids, reference=loaded.model, window=WINDOW, token_losses=True, progress=False)
+def row(type_: str, text: str, bits: float, result: Evaluation) -> dict[str, Any]:
+    """One line of the record; `kl` and `nll` are the means of each window."""
     assert result.token_kl is not None and result.token_losses is not None
     keys = ("perplexity", "ppl_ratio", "ppl_ratio_se", "kl_mean", "kl_se", "top1_agreement")
-    measured = {"bits_per_weight": opened.cost["bits_per_weight"]} | {key: getattr(result, key) for key in keys}
+    measured = {"bits_per_weight": bits} | {key: getattr(result, key) for key in keys}
     return {
         "type": type_, "matrix": text, **{key: float(f"{value:.4g}") for key, value in measured.items()},
         "kl": [float(f"{x:.4g}") for x in result.token_kl.double().mean(1).tolist()],
         "nll": [float(f"{x:.5g}") for x in result.token_losses.double().mean(1).tolist()],
     }  # fmt: skip
+
+
+def rows_of(files: Path, type_: str, texts: list[str], loaded: qlab.LoadedModel, ids: torch.Tensor) -> dict[str, Any]:
+    """Rows of one type by matrix: its files in step, so that the float model runs once a window."""
+    opened = {text: qlab.load(file_of(files, type_, text, loaded.tokenizer)) for text in texts}
+    models = {text: file.model for text, file in opened.items()}
+    results = evaluate_many(models, ids, reference=loaded.model, window=WINDOW, token_losses=True, progress=False)
+    return {text: row(type_, text, opened[text].cost["bits_per_weight"], results[text]) for text in texts}
 
 
 def paired(row: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, float]:
@@ -95,7 +101,7 @@ def record(windows: int, rows: Mapping[tuple[str, str], dict[str, Any]]) -> dict
 
 
 def main() -> None:
-    """Measure cell by cell and write the record after each, so that a stopped run can be resumed."""
+    """Measure type by type and write the record after each, so that a stopped run can be resumed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--files", type=Path, help="where converted files are kept and reused")
     parser.add_argument("--windows", type=int, default=16, help=f"windows of {WINDOW} tokens")
@@ -109,11 +115,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         files: Path = options.files or Path(scratch)
         files.mkdir(parents=True, exist_ok=True)
-        for number, cell in enumerate(CELLS, 1):
-            if cell not in rows:
-                rows[cell] = row(files, *cell, loaded, ids)
+        for type_ in TYPES:
+            missing = [text for text in MATRICES if (type_, text) not in rows]
+            if missing:
+                found = rows_of(files, type_, missing, loaded, ids)
+                rows |= {(type_, text): found[text] for text in missing}
                 save_record(NAME, record(options.windows, rows))
-                print(f"{number} of {len(CELLS)}: {cell}: KL {rows[cell]['kl_mean']}", file=sys.stderr, flush=True)
+                print(f"{type_}: KL {[rows[type_, t]['kl_mean'] for t in MATRICES]}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from qlab.plots.awq import alpha_curves
 from qlab.plots.evaluation import compare_bars, paired_errors, perplexity_protocols, rate_distortion
 from qlab.plots.gptq import calibration_curves
 from qlab.plots.hessian import by_block, spectrum
+from qlab.plots.kquants import decode_speed, kl_changes, search_steps
 from qlab.plots.memory import memory_stack
 from qlab.plots.position import loss_by_position
 from qlab.plots.theme import figure, finish, rounded
@@ -14,10 +15,12 @@ __all__ = [
     "by_block",
     "calibration_curves",
     "compare_bars",
+    "decode_speed",
     "figure",
     "finish",
     "heatmap",
     "histogram",
+    "kl_changes",
     "loss_by_position",
     "memory_stack",
     "outlier_map",
@@ -25,6 +28,7 @@ __all__ = [
     "perplexity_protocols",
     "rate_distortion",
     "rounded",
+    "search_steps",
     "spectrum",
     "staircase",
 ]
