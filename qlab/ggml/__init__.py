@@ -7,7 +7,7 @@ and a `QTensor`, so that every method can fill a block and every lesson can look
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -64,6 +64,15 @@ class GridType(BlockType):
 
     spec: ClassVar[QuantSpec]
     fields: ClassVar[FieldTable]
+
+    @property
+    def bit_costs(self) -> tuple[float, float, float]:
+        """Bits per weight of the codes; of scales and minima; of the floats that those are multiples of, if any."""
+        parts = [part for part in (self.spec.scale, self.spec.offset) if part is not None]
+        coded = sum(part.bits * self.weights // cast(int, self.spec.group_size) for part in parts) / self.weights
+        floats = sum(16 * count for _, dtype, count in self.fields if dtype == torch.float16) / self.weights
+        codes = self.bits_per_weight - coded - floats
+        return (codes, coded, floats) if parts else (codes, floats, 0.0)
 
     def _read(self, f: Fields) -> QTensor:
         """The QTensor [blocks, weights] that fields spell out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
@@ -54,7 +55,8 @@ class _Codebook(BlockType):
     """Eight or four weights at once from a lattice codebook: decoded only, by the `gguf` package and its tables."""
 
     def decode(self, data: Tensor) -> Tensor:
-        found = dequantize(self.blocks(data).numpy(), GGMLQuantizationType[self.name])
+        with np.errstate(all="ignore"):  # a scale may be NaN or infinite: so then are its weights
+            found = dequantize(self.blocks(data).numpy(), GGMLQuantizationType[self.name])
         return torch.from_numpy(found).reshape(*data.shape[:-1], -1)
 
 

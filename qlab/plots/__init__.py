@@ -2,6 +2,7 @@
 
 from qlab.plots.awq import alpha_curves
 from qlab.plots.evaluation import compare_bars, paired_errors, perplexity_protocols, rate_distortion
+from qlab.plots.gguf import bit_costs
 from qlab.plots.gptq import calibration_curves
 from qlab.plots.hessian import by_block, spectrum
 from qlab.plots.kquants import decode_speed, kl_changes, search_steps
@@ -12,6 +13,7 @@ from qlab.plots.weights import heatmap, histogram, outlier_map, staircase
 
 __all__ = [
     "alpha_curves",
+    "bit_costs",
     "by_block",
     "calibration_curves",
     "compare_bars",
