@@ -47,7 +47,7 @@ fuzz: setup ## read a hundred thousand mutated GGUF files and importance matrice
 test-llama-cpp: setup ## build llama.cpp once (ten minutes), then hold our GGUF files to it (an hour)
 	@PYTHONPATH=$$($(BIN)/python scripts/build_llama_cpp.py) $(PYTEST) $(PARALLEL) --dist load tests/interop
 
-record: setup ## make the recorded tables of data/records again (four hours)
+record: setup ## make the recorded tables of data/records again (five hours)
 	@$(BIN)/python scripts/make_record_ranking.py --windows 8
 	@$(BIN)/python scripts/make_record_protocols.py --chunks 10
 	@$(BIN)/python scripts/make_record_calibration.py --method gptq --windows 8
@@ -55,6 +55,8 @@ record: setup ## make the recorded tables of data/records again (four hours)
 	@$(BIN)/python scripts/make_record_methods.py
 	@$(BIN)/python scripts/make_record_hessian.py
 	@$(BIN)/python scripts/make_record_salient.py
+	@PYTHONPATH=$$($(BIN)/python scripts/build_llama_cpp.py) $(BIN)/python scripts/make_record_ladder.py
+	@$(BIN)/python scripts/make_record_imatrix.py
 
 bench: setup ## this machine's read ceiling, and the speed of each operation beside a plain copy
 	@$(BIN)/python -m qlab.bench

@@ -1,11 +1,11 @@
 """Makes data/records/ladder.json, lesson 09: GGUF files from Q8_0 to Q2_K, their size, their loss, their speed.
 
 Every file is written by qlab, read back, and compared with the float model on the same text. Speed is llama.cpp's,
-measured last and in rounds over all files, so that a busy moment of the machine falls on all of them. It needs
-llama-cpp-python to import (`make test-llama-cpp` builds one: put the folder it names on PYTHONPATH); without it the
-speeds stay empty, and --resume adds them later.
+measured last, in rounds over the files of reference-768, so that a busy moment of the machine falls on all of them. It
+needs llama-cpp-python to import (scripts/build_llama_cpp.py builds one: put the folder it names on PYTHONPATH); without
+it the speeds stay empty, and --resume adds them later.
 
-python scripts/make_record_ladder.py [--files FOLDER] [--windows 8] [--rounds 12] [--threads 1] [--resume]
+python scripts/make_record_ladder.py [--files FOLDER] [--windows 8] [--rounds 8] [--threads 1] [--resume]
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from qlab.evaluate import evaluate
 from qlab.records import load_record, provenance, save_record
 
 NAME, TEXT, WINDOW = "ladder", "britannica", 512
+TIMED = "reference-768"
+"""The model whose files are timed: all their types are what they are called."""
 CELLS = (
     *(("reference-768", type_) for type_ in (
         "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q2_K")),
@@ -87,8 +89,9 @@ def speeds(files: Path, ids: list[int], threads: int, rounds: int) -> dict[str, 
     taken: dict[str, list[float]] = {}
     for number in range(rounds):
         for model, type_ in CELLS:
-            new = seconds(llama_cpp, file_of(files, model, type_), ids, threads)
-            taken.setdefault(f"{model} {type_}", []).extend(new)
+            if model == TIMED:
+                new = seconds(llama_cpp, file_of(files, model, type_), ids, threads)
+                taken.setdefault(f"{model} {type_}", []).extend(new)
         print(f"speed: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     quantiles = {name: torch.tensor(t).quantile(torch.tensor([0.5, 0.9])) for name, t in taken.items()}
     names = ("decode_median", "decode_p10")
@@ -124,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--files", type=Path, help="where converted files are kept and reused")
     parser.add_argument("--windows", type=int, default=8, help=f"windows of {WINDOW} tokens")
-    parser.add_argument("--rounds", type=int, default=12, help=f"of {DECODED} decoded tokens a file; 0: no speed")
+    parser.add_argument("--rounds", type=int, default=8, help=f"of {DECODED} decoded tokens a file; 0: no speed")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="keep the rows of an unfinished run")
     options = parser.parse_args()

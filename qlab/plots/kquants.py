@@ -10,6 +10,8 @@ from qlab.plots.theme import BLUE, GREY, ORANGE, SERIES, SYMBOLS, cycle, faded, 
 Row = Mapping[str, Any]
 CONFIDENCE = 1.96
 """Standard errors on either side of a 95% interval."""
+ROW_HEIGHT = 30
+"""Pixels of a bar and the room around it."""
 
 
 def search_steps(
@@ -70,35 +72,40 @@ def kl_changes(
     return fig.add_hline(y=0, line={"color": GREY, "dash": "dash", "width": 1.5})
 
 
-def decode_speed(rows: Sequence[Row], *, title: str = "Small files decode faster", caption: str = "") -> go.Figure:
-    """Tokens a second by file size: rows have `name`, `size_bytes`, `decode_median` and `decode_p10`, drawn as a bar
-    downwards; the dotted line is the speed of the largest file, were time in proportion to its bytes."""
-    rows = sorted(rows, key=lambda row: row["size_bytes"])
-    sizes, speeds = [row["size_bytes"] / 1e6 for row in rows], [row["decode_median"] for row in rows]
-    dots = go.Scatter(
+def decode_speed(rows: Sequence[Row], *, title: str = "Tokens a second", caption: str = "") -> go.Figure:
+    """Tokens a second as bars, the largest file first, with the slow tenth's speed as the end of an error bar.
+
+    Rows have `name`, `size_bytes`, `decode_median` and `decode_p10`. Diamonds: what the largest file's speed would
+    become if time went by bytes alone.
+    """
+    rows = sorted(rows, key=lambda row: -row["size_bytes"])
+    names = [f"{row['name']}, {row['size_bytes'] / 1e6:.0f} MB" for row in rows]
+    speeds, slow = ([row[key] for row in rows] for key in ("decode_median", "decode_p10"))
+    late = [fast - p10 for fast, p10 in zip(speeds, slow, strict=True)]
+    bars = go.Bar(
         name="measured",
-        x=rounded(sizes),
-        y=rounded(speeds),
-        error_y={
-            "type": "data", "symmetric": False, "array": [0] * len(rows), "thickness": 1, "width": 0,
-            "arrayminus": rounded([row["decode_median"] - row["decode_p10"] for row in rows], 3),
-            "color": faded(BLUE, 0.5),
+        y=names,
+        x=rounded(speeds, 3),
+        orientation="h",
+        marker={"color": faded(BLUE, 0.75), "line": {"color": BLUE, "width": 1}},
+        error_x={
+            "type": "data", "symmetric": False, "array": [0] * len(rows), "arrayminus": rounded(late, 3),
+            "color": GREY, "thickness": 1.5,
         },
-        text=[row["name"] for row in rows],
-        mode="markers+text",
-        textposition=["top center", "bottom center"] * (len(rows) // 2) + ["top center"] * (len(rows) % 2),
-        textfont={"size": 10},
-        cliponaxis=False,
-        marker={"size": 9, "color": BLUE},
-        hovertemplate="%{text}: %{x} MB, %{y} tokens/s<extra></extra>",
+        text=[f" {speed:.3g} " for speed in speeds],
+        textposition="inside",
+        insidetextanchor="start",
+        insidetextfont={"color": "white"},
+        hovertemplate="%{y}: %{x} tokens/s<extra></extra>",
     )  # fmt: skip
-    bound = go.Scatter(
-        name="as its bytes say",
-        x=rounded(sizes),
-        y=rounded([speeds[-1] * sizes[-1] / size for size in sizes]),
-        mode="lines",
-        line={"color": GREY, "dash": "dot", "width": 1.5},
-        hoverinfo="skip",
+    bytes_alone = go.Scatter(
+        name="if time went by bytes alone",
+        y=names,
+        x=rounded([speeds[0] * rows[0]["size_bytes"] / row["size_bytes"] for row in rows], 3),
+        mode="markers",
+        marker={"size": 9, "symbol": "diamond", "color": ORANGE},
+        hovertemplate="%{y}: %{x} tokens/s by bytes alone<extra></extra>",
     )
-    fig = figure(dots, bound, title=title, x="size of the file (MB)", y="tokens per second", caption=caption)
-    return fig.update_yaxes(rangemode="tozero")
+    height = 150 + ROW_HEIGHT * len(rows)
+    fig = figure(bars, bytes_alone, title=title, x="tokens per second", caption=caption, height=height)
+    return fig.update_yaxes(autorange="reversed", showgrid=False, type="category", ticks="", ticklabelstandoff=6)

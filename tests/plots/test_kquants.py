@@ -28,7 +28,7 @@ def test_changes_are_shares_of_the_kl_without():
 
 
 def test_speed_by_size_with_what_bytes_alone_would_give():
-    dots, bound = decode_speed(list(reversed(FILES))).data
-    assert list(dots.x) == [50, 200] and list(dots.text) == ["Q2", "F16"]
-    assert list(dots.error_y.arrayminus) == [10, 5]
-    assert list(bound.y) == [80, 20]
+    bars, bytes_alone = decode_speed(FILES).data
+    assert list(bars.y) == list(bytes_alone.y) == ["F16, 200 MB", "Q2, 50 MB"]
+    assert list(bars.x) == [20, 60] and list(bars.error_x.arrayminus) == [5, 10]
+    assert list(bytes_alone.x) == [20, 80]

@@ -37,7 +37,7 @@ function render({ model, el }) {
   const { controls, stage, readout } = panel(el, {
     title: `Scale and minimum of one group of ${layer}`,
     caption: `${layer}. Above: each weight's error; on a vertical line it would be none; large dots count more. Left: the `
-      + "weighted error of every scale and minimum near min-max, lighter is less. Right: each candidate's error, and the best so far.",
+      + "weighted error of every scale and minimum near min-max, fainter is less. Right: each candidate's error, and the best so far.",
   });
   const times = (v) => `${v.toFixed(3)} ×`;
   const range = { min: 1 - reach, max: 1 + reach, step: STEP, value: 1, format: times };
@@ -124,7 +124,7 @@ function drawSurface(surface, reach) {
   surface.forEach((row, i) => row.forEach((value, j) => {
     ground.append(svg("rect", { class: "bar", opacity: depth(Math.log(value)).toFixed(3),
       x: (MAP.left + j * wide).toFixed(2), y: (MAP.bottom - (i + 1) * high).toFixed(2),
-      width: (wide + 0.3).toFixed(2), height: (high + 0.3).toFixed(2) }));
+      width: wide.toFixed(2), height: high.toFixed(2), "shape-rendering": "crispEdges" }));
   }));
   ground.append(text("weighted error by scale and minimum", MAP.left, MAP.top - 14));
   for (const factor of [1 - reach, 1, 1 + reach]) {
