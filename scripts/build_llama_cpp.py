@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from qlab.cache import atomic_folder, cache_dir
+from qlab.cache import cache_dir
 
 VERSION = "0.3.36"
 CMAKE = "-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF"
@@ -28,6 +29,7 @@ def folder() -> Path:
 
 def build(into: Path) -> None:
     """Compile and install into `into`."""
+    # a compiler for each core; scikit-build-core leaves that to the environment
     env = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1), **os.environ, "CMAKE_ARGS": CMAKE}
     env.pop("PIP_CONSTRAINT", None)
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--disable-pip-version-check", "-q", "--target"]
@@ -38,8 +40,10 @@ def main() -> None:
     """Build unless that has been done, then print the folder."""
     if not folder().exists():
         print("building llama.cpp, once: about ten minutes …", file=sys.stderr, flush=True)
-        with atomic_folder(folder()) as part:
-            build(part)
+        part = folder().with_name(folder().name + ".part")
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped
+        build(part)
+        part.replace(folder())
     print(folder())
 
 
