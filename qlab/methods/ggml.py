@@ -51,6 +51,11 @@ def over(a: float, x: Tensor) -> Tensor:
     return torch.tensor(a, dtype=x.dtype) / x
 
 
+def root(x: Tensor) -> Tensor:
+    """√x, correctly rounded as C's `sqrtf`; torch's own is a unit off for one number in five where it has AVX2 only."""
+    return x.double().sqrt().float()
+
+
 def safe(x: Tensor) -> Tensor:
     """1/x, and 0 where x is 0."""
     return torch.where(x == 0, 0.0, 1 / x)
@@ -61,6 +66,11 @@ def farthest(x: Tensor) -> Tensor:
     return x.gather(0, x.abs().argmax(0, keepdim=True))[0] + 0.0
 
 
+def smallest(x: Tensor) -> Tensor:
+    """The smallest entry of each column; of zeros of both signs the first, as a C loop finds it."""
+    return x.gather(0, x.argmin(0, keepdim=True))[0]
+
+
 def search_affine(
     x: Tensor, w: Tensor, top: int, first: float, step: float, steps: int, absolute: bool = False
 ) -> Steps[Found]:
@@ -69,7 +79,8 @@ def search_affine(
     Candidate k rounds by the inverse scale (top + first + k·step) / (max − min) and solves scale and minimum in closed
     form. The minimum in that formula is the best one so far, so that candidates depend on those before them.
     """
-    lo, hi = x.amin(0).clamp(max=0), x.amax(0)
+    lo, hi = smallest(x), x.amax(0)
+    lo = torch.where(lo > 0, 0.0, lo)
     empty = hi <= lo
     sum_w, sum_x = total(w), total(w * x)
     inverse = over(top, hi - lo)
@@ -290,7 +301,7 @@ def _importance(W: Tensor, importance: Tensor, group: int, around: int, factor: 
     """w = importance · √(σ² + x²) as [group, groups]; σ² = factor · mean x² of the `around` weights it is among."""
     x2 = (W * W).reshape(-1, around)
     sigma = factor * (total(x2.T.contiguous()) / around)
-    w = (sigma[:, None] + x2).sqrt().reshape(W.shape) * importance
+    w = root(sigma[:, None] + x2).reshape(W.shape) * importance
     return _by_weight(w, group)
 
 
@@ -310,7 +321,7 @@ def _k_affine(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QT
     x = _by_weight(W, kind.group)
     per = 256 // kind.group
     if importance is None:
-        w = x.abs() if str(spec) == "q2_k" else (total(x * x) / kind.group).sqrt() + x.abs()
+        w = x.abs() if str(spec) == "q2_k" else root(total(x * x) / kind.group) + x.abs()
         found = yield from search_affine(x, w, kind.top, *kind.plain)
     else:
         w = _importance(W, importance, kind.group, 256, kind.sigma)
@@ -390,7 +401,7 @@ def _minmax(W: Tensor, spec: QuantSpec, importance: Tensor | None) -> Steps[QTen
         found = yield from search_affine(x, w, top, *_IMPORTANT)
         return QTensor(_rows(found.codes, W), _half(found.scale, W, spec), spec,
                        offset=_half(cast(Tensor, found.minimum), W, spec))  # fmt: skip
-    lo, hi = x.amin(0), x.amax(0)
+    lo, hi = smallest(x), -smallest(-x)
     d = (hi - lo) / top
     codes = ((x - lo) * safe(d) + 0.5).trunc().clamp_(0, top)
     return QTensor(_rows(codes, W), _half(d, W, spec), spec, offset=_half(lo, W, spec))
