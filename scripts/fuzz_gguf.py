@@ -81,7 +81,7 @@ def megabytes() -> float:
 
 
 def fuzz(files: int, seed: int, keep: Path, progress: bool = False) -> dict[str, float]:
-    """Read `files` mutated seeds. Returns how many were refused, the slowest (seconds of processor time), the memory (MB).
+    """Read `files` mutated seeds. Returns how many were refused, the slowest (seconds of processor), the memory (MB).
 
     AssertionError for the first one that is neither read nor refused by a QlabError, or takes too long.
     """
