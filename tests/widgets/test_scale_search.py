@@ -100,8 +100,6 @@ def test_javascript_rounds_as_the_grid_does():
 
 
 def test_the_words():
-    frames = [[4, 4, 0.1, -1], [5, 4, 0.1, -1], [2, 2, 0.09, -1.1], [3, 2, 0.09, -1.1]]
-    assert call("scale_search.js", "winner", [frames]) == [2]
     said = {"scale": 1.0, "minimum": 1.0, "error": 4, "start": 4, "least": 2}
     other = {"scale": 0.9, "minimum": 1.1}
     texts = call("scale_search.js", "describe", [said], [said | other | {"error": 2}],

@@ -15,11 +15,6 @@ export function fit(weights, importance, scale, minimum) {
   return { codes, values, error };
 }
 
-/** Number of the candidate after which the best did not change any more; 0 is min-max. */
-export function winner(candidates) {
-  return candidates.findIndex(([, best]) => best === candidates.at(-1)[1]);
-}
-
 export function describe({ scale, minimum, error, start, least }) {
   const share = error / start;
   const verdict = error <= least * 1.005 ? "as good as llama.cpp's best"
