@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +119,8 @@ def _rounded(weight_type: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> tupl
 def stored_in(file: GGUFFile) -> dict[str, Any]:
     """What a file costs: its bytes, true bits per weight over all tensors, and how many of them have which type."""
     counts = Counter(info.type for info in file.tensors.values())
-    weights = sum(prod(info.shape) for info in file.tensors.values())
-    nbytes = sum(info.nbytes for info in file.tensors.values())
     told = ", ".join(f"{n} tensors {name}" for name, n in counts.most_common())
-    return {"bits_per_weight": 8 * nbytes / max(1, weights), "stored_as": told, "size_bytes": file.nbytes}
+    return {"bits_per_weight": file.bits_per_weight, "stored_as": told, "size_bytes": file.nbytes}
 
 
 def _config(file: GGUFFile) -> Any:

@@ -23,8 +23,7 @@ def summary(file: GGUFFile) -> dict[str, Any]:
     for info in file.tensors.values():
         weights[info.type] += prod(info.shape)
         tensors[info.type] += 1
-    total = sum(weights.values())
-    nbytes = sum(info.nbytes for info in file.tensors.values())
+    total = file.weights
     types = [
         {"type": name, "tensors": tensors[name], "weights": count, "share": count / total,
          "bits_per_weight": block_type(name).bits_per_weight}
@@ -32,7 +31,7 @@ def summary(file: GGUFFile) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "files": [str(path) for path in file.paths], "size_bytes": file.nbytes, "tensors": len(file.tensors),
-        "weights": total, "bits_per_weight": 8 * nbytes / total if total else None, "types": types,
+        "weights": total, "bits_per_weight": file.bits_per_weight, "types": types,
         "metadata": {key: dump(file.metadata[key]) for key in file.metadata},
     }  # fmt: skip
 

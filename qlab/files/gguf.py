@@ -123,6 +123,17 @@ class GGUFFile:
         """Bytes of all files together."""
         return sum(path.stat().st_size for path in self.paths)
 
+    @property
+    def weights(self) -> int:
+        """Numbers in all tensors."""
+        return sum(prod(info.shape) for info in self.tensors.values())
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """True bits over all tensors; None where there are none."""
+        bits = 8 * sum(info.nbytes for info in self.tensors.values())
+        return bits / self.weights if self.tensors else None
+
     def data(self, name: str) -> np.ndarray:
         """The stored bytes of a tensor: uint8 [..., bytes of a row], read-only, mapped from the file."""
         info = self.tensors[name]

@@ -11,6 +11,7 @@ import traitlets
 from qlab.errors import QlabError
 from qlab.files.gguf import GGUFFile
 from qlab.ggml import grid_type
+from qlab.gguf_inspection import block
 from qlab.widgets.base import Widget, module
 
 TYPES = ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K")
@@ -29,23 +30,18 @@ def block_of(file: GGUFFile, tensor: str, index: int = 0) -> dict[str, Any]:
 
     QlabError for a tensor or a block that is not there, and a type that the widget does not decode.
     """
-    if tensor not in file.tensors:
-        raise QlabError(f"{file.path} has no tensor {tensor!r}")
-    info = file.tensors[tensor]
-    if info.type not in TYPES:
+    info = file.tensors.get(tensor)
+    if info is not None and info.type not in TYPES:
         raise QlabError(f"{tensor} is {info.type}: the widget decodes {', '.join(TYPES)}")
-    kind = grid_type(info.type)
-    blocks = kind.blocks(torch.from_numpy(file.data(tensor).copy()))
-    if not 0 <= index < len(blocks):
-        raise QlabError(f"{tensor} has blocks 0 … {len(blocks) - 1}: there is no block {index}")
-    per_row, start, fields = info.shape[-1] // kind.weights, 0, []
+    found = block(file, tensor, index)
+    kind, start, fields = grid_type(found["type"]), 0, []
     for name, dtype, count in kind.fields:
         size = count * torch.empty(0, dtype=dtype).element_size()
         fields.append({"name": name, "start": start, "size": size})
         start += size
     return {
-        "type": info.type, "tensor": tensor, "row": index // per_row, "column": index % per_row * kind.weights,
-        "weights": kind.weights, "bytes": blocks[index].tolist(), "fields": fields,
+        "type": found["type"], "tensor": tensor, "row": found["row"], "column": found["first_column"],
+        "weights": kind.weights, "bytes": list(bytes.fromhex(found["bytes"])), "fields": fields,
     }  # fmt: skip
 
 
