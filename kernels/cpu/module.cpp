@@ -5,12 +5,13 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <future>
+#include <atomic>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "kernels.h"
+#include "pool.h"
 
 namespace nb = nanobind;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -33,11 +34,11 @@ static uint64_t read_sum(Bytes array, int threads) {
   const size_t count = std::min<size_t>(threads, (n + kMinSpan - 1) / kMinSpan);
   // Every span but the last is whole words, so that the sum does not depend on the number of threads.
   const size_t span = n / count / 8 * 8;
-  std::vector<std::future<uint64_t>> others;  // a future joins its thread, also when a later one fails to start
-  for (size_t t = 1; t < count; ++t)
-    others.push_back(std::async(std::launch::async, read_sum_span, data + (t - 1) * span, span));
-  uint64_t total = read_sum_span(data + (count - 1) * span, n - (count - 1) * span);
-  for (auto& other : others) total += other.get();
+  std::atomic<uint64_t> total{0};
+  parallel(static_cast<int64_t>(count), 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      total += read_sum_span(data + t * span, t + 1 < static_cast<int64_t>(count) ? span : n - t * span);
+  });
   return total;
 }
 
