@@ -1,5 +1,5 @@
 """CPU kernels (C++): plain contiguous arrays in and out, the GIL released while they run."""
 
-from ._native import features, read_sum
+from ._native import dequantize, features, formats, isa, isas, multiply, read_sum, tile, untile
 
-__all__ = ["features", "read_sum"]
+__all__ = ["dequantize", "features", "formats", "isa", "isas", "multiply", "read_sum", "tile", "untile"]
