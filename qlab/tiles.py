@@ -6,6 +6,7 @@ every kind of file holds (GGUF's blocks, GPTQ, AWQ, compressed-tensors) is a QTe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, cast
@@ -16,7 +17,7 @@ from torch import Tensor
 from qlab.errors import QlabError
 from qlab.kernels import cpu
 from qlab.qtensor import QTensor
-from qlab.spec import QuantSpec
+from qlab.spec import DTYPES, QuantSpec
 
 ROWS, BLOCK, SUPER = 16, 32, 256
 TABLES = {"iq4_nl"}
@@ -27,13 +28,14 @@ class Tiled:
     """A quantized matrix [rows, columns] as tiles. `format` is one of `cpu.formats()`; shapes stand in `tiles.h`.
 
     order: the columns in the order in which they are stored, where groups are scattered over them (act-order).
-    group: blocks of 32 columns that share a scale.
+    group: blocks of 32 columns that share a scale. bits_stored: of the QTensor, as a file holds it.
     """
 
     format: str
     shape: tuple[int, int]
     spec: QuantSpec
     group: int
+    bits_stored: int
     codes: Tensor
     scale: Tensor
     offset: Tensor | None = None
@@ -48,6 +50,11 @@ class Tiled:
 
     def _matrix(self) -> tuple[Any, ...]:
         return self.format, self.codes, self.scale, self.offset, self.sub, self.group, self.shape[0]
+
+    @property
+    def multiplies_on(self) -> str:
+        """The instruction set whose kernel multiplies."""
+        return cpu.isa()
 
     def multiply(self, X: Tensor, half: bool = False, isa: str = "", threads: int | None = None) -> Tensor:
         """X̂ · W_hatᵀ, float32 [tokens, rows], of X float32 [tokens, columns] rounded to 8 bits by block.
@@ -65,6 +72,12 @@ class Tiled:
         rows = self.shape[0] - first if rows is None else rows
         out = torch.empty(rows, self.shape[1])
         cpu.dequantize(*self._matrix(), first, out, torch.get_num_threads())
+        return out if self.order is None else out[:, self.order.argsort()]
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """W_hat float32 [ids, columns] of the rows `ids` int64 [n] alone."""
+        out = torch.empty(len(ids), self.shape[1])
+        cpu.dequantize_rows(*self._matrix(), ids.contiguous(), out, torch.get_num_threads())
         return out if self.order is None else out[:, self.order.argsort()]
 
     def qtensor(self) -> QTensor:
@@ -87,13 +100,11 @@ class Tiled:
         elif kind["extra"] == "zero":
             zero, offset = offset, None
         else:
-            scale = scale.to(_dtype(self.spec))
+            scale = scale.to(DTYPES[self.spec.dtype])
         index = None
         if self.order is not None:
             back = self.order.argsort()
             codes, index = codes[:, back], (back // (self.group * BLOCK)).to(torch.int32)
-        if isinstance(scale, Tensor):
-            scale = scale.to(_dtype(self.spec))
         return QTensor(codes, scale, self.spec, cast("Tensor | None", zero), offset, index)
 
 
@@ -110,7 +121,7 @@ def tile(Q: QTensor) -> Tiled:
             raise QlabError(f"the groups of {spec} are not of one size: torch multiplies this layer")
     tiles = torch.empty(-(-rows // ROWS), columns // BLOCK, 64 * spec.bits, dtype=torch.uint8)
     cpu.tile(codes.contiguous(), spec.bits, tiles, torch.get_num_threads())
-    found = Tiled(name, (rows, columns), spec, group, tiles, torch.empty(0), order=order)
+    found = Tiled(name, (rows, columns), spec, group, Q.bits_stored, tiles, torch.empty(0), order=order)
     kind = cpu.formats()[name]
     if not kind["super"]:
         scale = cast(Tensor, Q.scale)
@@ -130,6 +141,25 @@ def tile(Q: QTensor) -> Tiled:
     else:
         sub = torch.cat([tiled(steps, per), tiled(minima, per)], 2)
     return replace(found, scale=tiled(d), offset=tiled(-cast(Tensor, offset.scale)), sub=sub)
+
+
+def tile_parts(parts: Iterable[QTensor], rows: int) -> Tiled:
+    """The same for a matrix of `rows` rows that comes in parts, each but the last a multiple of 16 rows.
+
+    Memory is the tiles and one part.
+    """
+    whole: dict[str, Tensor] = {}
+    at = bits = 0
+    for Q in parts:
+        part = tile(Q)
+        bits += part.bits_stored
+        for name in ("codes", "scale", "offset", "sub"):
+            piece = getattr(part, name)
+            if piece is not None:
+                target = whole.setdefault(name, piece.new_empty(-(-rows // ROWS), *piece.shape[1:]))
+                target[at : at + len(piece)] = piece
+        at += len(part.codes)
+    return replace(part, shape=(rows, part.shape[1]), bits_stored=bits, **whole)
 
 
 def tiled(values: Tensor, per: int | None = None) -> Tensor:
@@ -198,7 +228,3 @@ def _parted(sub: Tensor, kind: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     return sub, None
 
 
-def _dtype(spec: QuantSpec) -> torch.dtype:
-    from qlab.spec import DTYPES
-
-    return DTYPES[spec.dtype]

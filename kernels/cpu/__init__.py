@@ -1,5 +1,16 @@
 """CPU kernels (C++): plain contiguous arrays in and out, the GIL released while they run."""
 
-from ._native import dequantize, features, formats, isa, isas, multiply, read_sum, tile, untile
+from ._native import dequantize, dequantize_rows, features, formats, isa, isas, multiply, read_sum, tile, untile
 
-__all__ = ["dequantize", "features", "formats", "isa", "isas", "multiply", "read_sum", "tile", "untile"]
+__all__ = [
+    "dequantize",
+    "dequantize_rows",
+    "features",
+    "formats",
+    "isa",
+    "isas",
+    "multiply",
+    "read_sum",
+    "tile",
+    "untile",
+]

@@ -158,6 +158,21 @@ void dequantize(const std::string& format, const Array<const uint8_t>& codes, co
   dequantize_tiles(m.format, m.tiles, first, out.shape(0), out.data(), threads);
 }
 
+void dequantize_some(const std::string& format, const Array<const uint8_t>& codes, const Any& scale,
+                     const std::optional<Any>& offset, const std::optional<Any>& sub, int64_t group, int64_t rows,
+                     const Array<const int64_t>& ids, const Array<float>& out, int threads) {
+  const Matrix m = matrix(format, codes, scale, offset, sub, group, rows);
+  if (ids.ndim() != 1) throw std::invalid_argument("ids must be one row of row numbers");
+  const int64_t count = ids.shape(0);
+  expect(out, "out", {count, m.columns});
+  for (int64_t i = 0; i < count; ++i)
+    if (ids.data()[i] < 0 || ids.data()[i] >= rows)
+      throw std::out_of_range("ids holds " + std::to_string(ids.data()[i]) + ": the matrix has " + std::to_string(rows) + " rows");
+  at_least_one(threads);
+  nb::gil_scoped_release release;
+  dequantize_rows(m.format, m.tiles, ids.data(), count, out.data(), threads);
+}
+
 void multiply(const std::string& format, const Array<const uint8_t>& codes, const Any& scale,
               const std::optional<Any>& offset, const std::optional<Any>& sub, int64_t group, int64_t rows,
               const Array<const float>& x, const Array<float>& y, bool half, int threads, const std::string& isa) {
@@ -169,7 +184,7 @@ void multiply(const std::string& format, const Array<const uint8_t>& codes, cons
   at_least_one(threads);
   const Isa& chosen = isa_named(isa);
   nb::gil_scoped_release release;
-  multiply_tiles(chosen, m.format, m.tiles, rows, x.data(), tokens, half, y.data(), threads);
+  if (tokens) multiply_tiles(chosen, {{m.format, m.tiles, rows, y.data()}}, x.data(), tokens, half, threads);
 }
 
 nb::dict formats() {
@@ -207,6 +222,10 @@ void bind_tile(nb::module_& m) {
   m.def("dequantize", &dequantize, nb::arg("format"), nb::arg("codes").noconvert(), nb::arg("scale").noconvert(),
         nb::arg("offset").noconvert().none(), nb::arg("sub").noconvert().none(), nb::arg("group"), nb::arg("rows"),
         nb::arg("first"), nb::arg("out").noconvert(), nb::arg("threads") = 1);
+  m.def("dequantize_rows", &dequantize_some, nb::arg("format"), nb::arg("codes").noconvert(),
+        nb::arg("scale").noconvert(), nb::arg("offset").noconvert().none(), nb::arg("sub").noconvert().none(),
+        nb::arg("group"), nb::arg("rows"), nb::arg("ids").noconvert(), nb::arg("out").noconvert(),
+        nb::arg("threads") = 1);
   m.def("multiply", &multiply, nb::arg("format"), nb::arg("codes").noconvert(), nb::arg("scale").noconvert(),
         nb::arg("offset").noconvert().none(), nb::arg("sub").noconvert().none(), nb::arg("group"), nb::arg("rows"),
         nb::arg("x").noconvert(), nb::arg("y").noconvert(), nb::arg("half") = false, nb::arg("threads") = 1,

@@ -1,8 +1,8 @@
 #include "tile.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
-#include <memory>
 #include <vector>
 
 #include "half.h"
@@ -94,6 +94,38 @@ Rule rule_of(const Format& f, const Tiles& w, int64_t tile, int64_t block, int p
   return rule;
 }
 
+using Levels = std::array<float, 256>;
+
+Levels levels_of(const Format& f) {
+  Levels level;
+  for (int q = 0; q < 256; ++q) level[q] = static_cast<float>(f.table ? kLevels[q & 15] : q - zero_of(f));
+  return level;
+}
+
+// Rows [first, last) of a tile.
+void dequantize_tile(const Format& f, const Levels& level, const Tiles& w, int64_t tile, int first, int last,
+                     float* out) {
+  const int64_t columns = w.blocks * kBlock, groups = (w.blocks + w.group - 1) / w.group;
+  const int parts = kBlock / f.span, quads_of_part = kQuads / parts;
+  for (int64_t b = 0; b < w.blocks; ++b) {
+    Quads quads;
+    expand(w.codes + (tile * w.blocks + b) * 64 * f.bits, f.bits, quads);
+    const uint8_t* zeros = f.extra == Extra::zero
+                               ? static_cast<const uint8_t*>(w.offset) + (tile * groups + b / w.group) * kRows
+                               : nullptr;
+    for (int part = 0; part < parts; ++part) {
+      const Rule rule = rule_of(f, w, tile, b, part);
+      for (int r = first; r < last; ++r) {
+        float* to = out + (r - first) * columns + b * kBlock + part * f.span;
+        const float zero = zeros ? zeros[r] : 0;
+        for (int j = 0; j < quads_of_part; ++j)
+          for (int i = 0; i < 4; ++i)
+            to[4 * j + i] = rule.scale[r] * (level[quads[part * quads_of_part + j][4 * r + i]] - zero) + rule.add[r];
+      }
+    }
+  }
+}
+
 // Token tiles of a batch: sixteens, fours, ones. `index` is that of Isa::multiply.
 struct Batch {
   int64_t first;
@@ -143,80 +175,115 @@ void untile_codes(const uint8_t* tiles, int64_t first, int64_t rows, int64_t col
 }
 
 void dequantize_tiles(FormatId format, const Tiles& w, int64_t first, int64_t rows, float* out, int threads) {
-  const Format f = kFormat[format];
   const int64_t columns = w.blocks * kBlock;
-  const int parts = kBlock / f.span, quads_of_part = kQuads / parts;
-  float level[256];
-  for (int q = 0; q < 256; ++q) level[q] = f.table ? kLevels[q & 15] : q - zero_of(f);
+  const Levels level = levels_of(kFormat[format]);
   parallel(tiles_of(rows), 1, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t tile = first / kRows + t;
-      for (int64_t b = 0; b < w.blocks; ++b) {
-        Quads quads;
-        expand(w.codes + (tile * w.blocks + b) * 64 * f.bits, f.bits, quads);
-        const int64_t groups = (w.blocks + w.group - 1) / w.group;
-        const uint8_t* zeros = f.extra == Extra::zero
-                                   ? static_cast<const uint8_t*>(w.offset) + (tile * groups + b / w.group) * kRows
-                                   : nullptr;
-        for (int part = 0; part < parts; ++part) {
-          const Rule rule = rule_of(f, w, tile, b, part);
-          for (int r = 0; r < kRows && t * kRows + r < rows; ++r) {
-            float* to = out + (t * kRows + r) * columns + b * kBlock + part * f.span;
-            const float zero = zeros ? zeros[r] : 0;
-            for (int j = 0; j < quads_of_part; ++j)
-              for (int i = 0; i < 4; ++i)
-                to[4 * j + i] =
-                    rule.scale[r] * (level[quads[part * quads_of_part + j][4 * r + i]] - zero) + rule.add[r];
-          }
-        }
-      }
+    for (int64_t t = begin; t < end; ++t)
+      dequantize_tile(kFormat[format], level, w, first / kRows + t, 0,
+                      static_cast<int>(std::min<int64_t>(kRows, rows - t * kRows)), out + t * kRows * columns);
+  });
+}
+
+void dequantize_rows(FormatId format, const Tiles& w, const int64_t* ids, int64_t count, float* out, int threads) {
+  const int64_t columns = w.blocks * kBlock;
+  const Levels level = levels_of(kFormat[format]);
+  parallel(count, 16, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int row = static_cast<int>(ids[i] % kRows);
+      dequantize_tile(kFormat[format], level, w, ids[i] / kRows, row, row + 1, out + i * columns);
     }
   });
 }
 
-void multiply_tiles(const Isa& isa, FormatId format, const Tiles& w, int64_t rows, const float* x, int64_t tokens,
-                    bool half, float* y, int threads) {
-  const Format f = kFormat[format];
-  const int64_t columns = w.blocks * kBlock, tiles = tiles_of(rows), parts = kBlock / f.span;
-  const Rounding how{input_block(f), f.span, zero_of(f), half};
-  const int64_t scales = columns / how.block, sums = w.blocks * parts;
-  // Kept from call to call: a fresh buffer costs more in page faults than the rounding.
-  thread_local std::vector<int8_t> codes;
-  thread_local std::vector<float> scale;
-  thread_local std::vector<int32_t> sum;
-  codes.resize(tokens * columns);
-  scale.resize(tokens * scales);
-  sum.resize(2 * tokens * sums);
-  int8_t* const code_at = codes.data();
-  float* const scale_at = scale.data();
-  int32_t* const sum_at = sum.data();
-  const std::vector<Batch> parts_of_x = batches(tokens);
-  const auto outputs = [&](const Batch& batch) {
-    return Outputs{code_at + batch.first * columns, scale_at + batch.first * scales, sum_at + 2 * batch.first * sums,
-                   sum_at + (2 * batch.first + batch.tokens) * sums};
-  };
-  parallel(static_cast<int64_t>(parts_of_x.size()), 1, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      isa.quantize(x + parts_of_x[i].first * columns, columns, parts_of_x[i].tokens, columns, how,
-                   outputs(parts_of_x[i]));
+namespace {
+
+// A batch of inputs rounded in one way, token tile by token tile.
+class Rounded {
+ public:
+  Rounding how;
+
+  // Makes room; buffers are kept from call to call: a fresh one costs more in page faults than the rounding.
+  void prepare(const Rounding& rounding, int64_t tokens, int64_t columns) {
+    how = rounding;
+    columns_ = columns;
+    codes_.resize(tokens * columns);
+    scale_.resize(tokens * scales());
+    sum_.resize(2 * tokens * sums());
+  }
+
+  Outputs at(const Batch& batch) {
+    return {codes_.data() + batch.first * columns_, scale_.data() + batch.first * scales(),
+            sum_.data() + 2 * batch.first * sums(), sum_.data() + (2 * batch.first + batch.tokens) * sums()};
+  }
+
+ private:
+  int64_t scales() const { return columns_ / how.block; }
+  int64_t sums() const { return columns_ / how.span; }
+
+  int64_t columns_ = 0;
+  std::vector<int8_t> codes_;
+  std::vector<float> scale_;
+  std::vector<int32_t> sum_;
+};
+
+Rounding rounding_for(const Format& f, bool half) { return {input_block(f), f.span, zero_of(f), half}; }
+
+bool same(const Rounding& a, const Rounding& b) { return a.block == b.block && a.span == b.span && a.zero == b.zero; }
+
+}  // namespace
+
+void multiply_tiles(const Isa& isa, const std::vector<Product>& products, const float* x, int64_t tokens, bool half,
+                    int threads) {
+  const int64_t columns = products.front().tiles.blocks * kBlock;
+  thread_local std::vector<Rounded> ways;
+  std::vector<int> way_of;
+  int count = 0;
+  for (const Product& p : products) {
+    const Rounding how = rounding_for(kFormat[p.format], half);
+    int way = 0;
+    while (way < count && !same(ways[way].how, how)) ++way;
+    if (way == count) {
+      if (static_cast<int>(ways.size()) == count) ways.emplace_back();
+      ways[count++].prepare(how, tokens, columns);
+    }
+    way_of.push_back(way);
+  }
+  std::vector<Rounded>& rounded = ways;  // the caller's, also on the other threads
+  const std::vector<Batch> parts = batches(tokens);
+  const int64_t pieces = static_cast<int64_t>(parts.size());
+  parallel(count * pieces, 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Batch& batch = parts[i % pieces];
+      Rounded& to = rounded[i / pieces];
+      isa.quantize(x + batch.first * columns, columns, batch.tokens, columns, to.how, to.at(batch));
+    }
   });
+  std::vector<int64_t> first;  // the number of each matrix's first tile, counted through all of them
+  int64_t tiles = 0;
+  for (const Product& p : products) first.push_back(tiles), tiles += tiles_of(p.rows);
   // Small enough that a thread which another program delays holds up no one, large enough to stream.
   const int64_t grain = std::max<int64_t>(1, tiles / (8 * threads));
   parallel(tiles, grain, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t)  // a tile stays in the cache while the tokens pass by
-      for (const Batch& batch : parts_of_x) {
-        const Outputs o = outputs(batch);
+    size_t which = products.size() - 1;
+    while (first[which] > begin) --which;
+    for (int64_t i = begin; i < end; ++i) {
+      if (which + 1 < products.size() && i == first[which + 1]) ++which;
+      const Product& p = products[which];
+      const int64_t t = i - first[which];
+      for (const Batch& batch : parts) {  // a tile stays in the cache while the tokens pass by
+        const Outputs o = rounded[way_of[which]].at(batch);
         const Inputs in{o.codes, o.scale, o.sum, o.start};
-        const Multiply run = isa.multiply[format][batch.index];
-        float* to = y + batch.first * rows;
-        if ((t + 1) * kRows <= rows) {
-          run(w, in, to + t * kRows, rows, t, t + 1);
+        const Multiply run = isa.multiply[p.format][batch.index];
+        float* to = p.y + batch.first * p.rows + t * kRows;
+        if ((t + 1) * kRows <= p.rows) {
+          run(p.tiles, in, to, p.rows, t, t + 1);
           continue;
         }
         float edge[kMostTokens * kRows];  // the last tile may reach beyond the matrix
-        run(w, in, edge, kRows, t, t + 1);
+        run(p.tiles, in, edge, kRows, t, t + 1);
         for (int m = 0; m < batch.tokens; ++m)
-          std::copy_n(edge + m * kRows, rows - t * kRows, to + m * rows + t * kRows);
+          std::copy_n(edge + m * kRows, p.rows - t * kRows, to + m * p.rows);
       }
+    }
   });
 }
