@@ -88,7 +88,9 @@ class QLinear(nn.Module):
 
     def W_hat(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dequantized weight [out, in]."""
-        return self.weight_.dequantize().to(dtype) if isinstance(self.weight_, Tiled) else self.weight_.dequantize(dtype)
+        return (
+            self.weight_.dequantize().to(dtype) if isinstance(self.weight_, Tiled) else self.weight_.dequantize(dtype)
+        )
 
     def forward(self, X: Tensor) -> Tensor:
         """`X [..., in]` → [..., out] in the dtype of X."""

@@ -100,7 +100,7 @@ class Tiled:
         elif kind["extra"] == "zero":
             zero, offset = offset, None
         else:
-            scale = scale.to(DTYPES[self.spec.dtype])
+            scale = cast(Tensor, scale).to(DTYPES[self.spec.dtype])
         index = None
         if self.order is not None:
             back = self.order.argsort()
@@ -122,25 +122,34 @@ def tile(Q: QTensor) -> Tiled:
     tiles = torch.empty(-(-rows // ROWS), columns // BLOCK, 64 * spec.bits, dtype=torch.uint8)
     cpu.tile(codes.contiguous(), spec.bits, tiles, torch.get_num_threads())
     found = Tiled(name, (rows, columns), spec, group, Q.bits_stored, tiles, torch.empty(0), order=order)
-    kind = cpu.formats()[name]
-    if not kind["super"]:
-        scale = cast(Tensor, Q.scale)
-        scale = tiled(scale if scale.dtype == torch.float16 else scale.float())
-        extra = {"none": None, "zero": Q.zero, "min": Q.offset}[kind["extra"]]
-        if kind["extra"] == "zero":
-            extra = cast(Tensor, extra).to(torch.uint8)
-        return replace(found, scale=scale, offset=None if extra is None else tiled(cast(Tensor, extra)))
-    scale, per = cast(QTensor, Q.scale), SUPER // kind["span"]
-    d, steps = cast(Tensor, scale.scale), scale.codes.to(torch.int16) + int(scale.spec.grid.levels[0])
+    return replace(found, **(_super_arrays if isinstance(Q.scale, QTensor) else _plain_arrays)(Q, name))
+
+
+def _plain_arrays(Q: QTensor, format: str) -> dict[str, Any]:
+    """One float scale a group, and a zero point or a minimum."""
+    scale = cast(Tensor, Q.scale)
+    extra = {"none": None, "zero": Q.zero, "min": Q.offset}[cpu.formats()[format]["extra"]]
+    if extra is not None and extra is Q.zero:
+        extra = extra.to(torch.uint8)
+    return {
+        "scale": tiled(scale if scale.dtype == torch.float16 else scale.float()),
+        "offset": None if extra is None else tiled(cast(Tensor, extra)),
+    }
+
+
+def _super_arrays(Q: QTensor, format: str) -> dict[str, Any]:
+    """Scales and minima of one byte under a float16 for 256 columns; a signed scale is stored + 128."""
+    kind, scale = cpu.formats()[format], cast(QTensor, Q.scale)
+    per, d = SUPER // kind["span"], tiled(cast(Tensor, scale.scale))
+    steps = scale.codes.to(torch.int16) + int(scale.spec.grid.levels[0])
     if kind["extra"] == "none":
-        return replace(found, scale=tiled(d), sub=tiled((steps + 128).to(torch.uint8), per))
-    offset = cast(QTensor, Q.offset)
-    steps, minima = steps.to(torch.uint8), offset.codes
+        return {"scale": d, "sub": tiled((steps + 128).to(torch.uint8), per)}
+    offset, steps = cast(QTensor, Q.offset), steps.to(torch.uint8)
     if kind["nibbles"]:
-        sub = tiled(steps | minima << 4, per)
+        sub = tiled(steps | offset.codes << 4, per)
     else:
-        sub = torch.cat([tiled(steps, per), tiled(minima, per)], 2)
-    return replace(found, scale=tiled(d), offset=tiled(-cast(Tensor, offset.scale)), sub=sub)
+        sub = torch.cat([tiled(steps, per), tiled(offset.codes, per)], 2)
+    return {"scale": d, "offset": tiled(-cast(Tensor, offset.scale)), "sub": sub}
 
 
 def tile_parts(parts: Iterable[QTensor], rows: int) -> Tiled:
@@ -148,7 +157,7 @@ def tile_parts(parts: Iterable[QTensor], rows: int) -> Tiled:
 
     Memory is the tiles and one part.
     """
-    whole: dict[str, Tensor] = {}
+    whole: dict[str, Any] = {}
     at = bits = 0
     for Q in parts:
         part = tile(Q)
@@ -197,7 +206,7 @@ def _problem(Q: QTensor, name: str | None, size: int) -> str | None:
         return "no kernel has these bits with these scales"
     if isinstance(Q.scale, QTensor):
         offset = Q.offset.scale if isinstance(Q.offset, QTensor) else Q.offset
-        plain = all(p is None or isinstance(p, Tensor) and p.dtype == torch.float16 for p in (Q.scale.scale, offset))
+        plain = all(p is None or (isinstance(p, Tensor) and p.dtype == torch.float16) for p in (Q.scale.scale, offset))
         per = spec.scale.group_in(columns // size) * size if spec.scale else 0
         return None if plain and per == SUPER and columns % SUPER == 0 else "its scales are not those of a super-block"
     if columns % BLOCK or size % BLOCK:
@@ -206,7 +215,7 @@ def _problem(Q: QTensor, name: str | None, size: int) -> str | None:
         return "a zero point does not fit a byte"
     if Q.zero is None and Q.offset is None and spec.grid.is_integer and spec.grid.levels[0] != -(2 ** (spec.bits - 1)):
         return "its codes are neither signed nor have a zero point"
-    if isinstance(Q.offset, QTensor) or Q.offset is not None and Q.offset.dtype != torch.float16:
+    if isinstance(Q.offset, QTensor) or (Q.offset is not None and Q.offset.dtype != torch.float16):
         return "its minima are not float16"
     if Q.scale.shape[0] != Q.shape[0] or Q.scale.shape[1] != spec.group_count(columns):
         return "its scales are shared between rows"
@@ -226,5 +235,3 @@ def _parted(sub: Tensor, kind: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         half = sub.shape[2] // 2
         return sub[:, :, :half], sub[:, :, half:]
     return sub, None
-
-

@@ -2,8 +2,9 @@
 // they cannot overflow.
 #include <immintrin.h>
 
-#include "tile_kernel.h"
+#include "block_ops.h"
 #include "round_inputs.h"
+#include "tile_kernel.h"
 
 namespace {
 
@@ -72,4 +73,4 @@ struct V {
 
 }  // namespace
 
-const Isa kAvx2 = {"avx2", {QLAB_FORMATS(QLAB_KERNELS_OF)}, round_inputs<V>};
+const Isa kAvx2 = {"avx2", {QLAB_FORMATS(QLAB_KERNELS_OF)}, round_inputs<V>, rms_norm, swiglu, attend};

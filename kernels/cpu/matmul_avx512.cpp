@@ -1,8 +1,9 @@
 // AVX-512 with VNNI: sixteen rows in a vector, 64 products in one instruction.
 #include <immintrin.h>
 
-#include "tile_kernel.h"
+#include "block_ops.h"
 #include "round_inputs.h"
+#include "tile_kernel.h"
 
 namespace {
 
@@ -57,4 +58,4 @@ struct V {
 
 }  // namespace
 
-const Isa kAvx512 = {"avx512", {QLAB_FORMATS(QLAB_KERNELS_OF)}, round_inputs<V>};
+const Isa kAvx512 = {"avx512", {QLAB_FORMATS(QLAB_KERNELS_OF)}, round_inputs<V>, rms_norm, swiglu, attend};

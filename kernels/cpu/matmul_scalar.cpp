@@ -1,5 +1,6 @@
 // The readable kernel, and the oracle of the others: one code at a time.
 #include "half.h"
+#include "block_ops.h"
 #include "round_inputs.h"
 
 namespace {
@@ -72,4 +73,4 @@ struct V {};
 
 #define QLAB_SCALAR_OF(name, ...) {multiply<Format{__VA_ARGS__}, 1>, multiply<Format{__VA_ARGS__}, 4>, multiply<Format{__VA_ARGS__}, 16>},
 
-const Isa kScalar = {"scalar", {QLAB_FORMATS(QLAB_SCALAR_OF)}, round_inputs<V>};
+const Isa kScalar = {"scalar", {QLAB_FORMATS(QLAB_SCALAR_OF)}, round_inputs<V>, rms_norm, swiglu, attend};

@@ -100,11 +100,26 @@ enum FormatId {
       kFormats
 };
 
-// What an instruction set offers: kernels for 1, 4 and 16 tokens by format, and the rounding of inputs.
+// Up to four queries on the keys and values of one head; `size` numbers to a head, a multiple of 16.
+struct Heads {
+  int queries;
+  const float* query[4];  // [size]
+  float* out[4];          // [size]
+  int64_t seen[4];        // how many keys each query sees
+  const float* keys;      // [keys / 16][size][16]: sixteen keys side by side, so that no sum crosses a vector
+  const float* values;    // [keys][size]
+  int64_t size;
+  float scale;
+};
+
+// What an instruction set offers.
 struct Isa {
   const char* name;
-  Multiply multiply[kFormats][3];
+  Multiply multiply[kFormats][3];  // for 1, 4 and 16 tokens
   Quantize quantize;
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
+  void (*swiglu)(float* gate, const float* up, int64_t n);  // gate = silu(gate) · up
+  void (*attend)(const Heads& heads, float* weights);       // weights: room for 4 · keys, rounded up to 16
 };
 
 extern const Isa kScalar;
