@@ -94,6 +94,9 @@ class GGMLProducts:
         _function(base, "ggml_threadpool_params_init", None, POINTER(_ThreadPool), c_int)(byref(pool), threads)
         made = _function(cpu, "ggml_threadpool_new", pointer, POINTER(_ThreadPool))(byref(pool))
         _function(cpu, "ggml_backend_cpu_set_threadpool", None, pointer, pointer)(self._backend, made)
+        pause = _function(cpu, "ggml_threadpool_pause", None, pointer)
+        self.pause: Callable[[], None] = lambda: pause(made)
+        """Let the threads sleep until the next product: they spin, and would slow down whatever runs meanwhile."""
 
     def product(self, data: np.ndarray, type_number: int, columns: int, X: np.ndarray) -> GGMLProduct:
         """The product of W, its stored bytes uint8 [rows, bytes of a row], with X float32 [tokens, columns]."""

@@ -20,7 +20,7 @@ inline Wide wide(const float* p) {
 
 inline void store(float* p, const Wide& v) { __builtin_memcpy(p, &v, 64); }
 
-inline float total(const Wide& v) {
+inline float added(const Wide& v) {
   float sum = 0;
   for (int i = 0; i < 16; ++i) sum += v[i];
   return sum;
@@ -53,7 +53,7 @@ inline Wide exponential(Wide x) {
 void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* y) {
   Wide squares = {};
   for (int64_t i = 0; i < n; i += 16) squares += wide(x + i) * wide(x + i);
-  const float scale = 1 / __builtin_sqrtf(total(squares) / (float)n + eps);
+  const float scale = 1 / __builtin_sqrtf(added(squares) / (float)n + eps);
   for (int64_t i = 0; i < n; i += 16) store(y + i, wide(x + i) * scale * wide(weight + i));
 }
 
@@ -111,7 +111,7 @@ void attend_some(const Heads& h, float* weights) {
       sums += e;
     }
     // What lies beyond has a weight of e^-87 at most, and counts for nothing.
-    const float inverse = 1 / total(sums);
+    const float inverse = 1 / added(sums);
     for (int64_t k = 0; k < room; k += 16) store(w + k, wide(w + k) * inverse);
     for (int64_t k = h.seen[i]; k < room; ++k) w[k] = 0;
   }

@@ -25,6 +25,37 @@ inline float as_half(float x) {
   return rounded > 65504.0f ? __builtin_inff() : rounded;
 }
 
+typedef int32_t Lanes __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(64)));
+
+inline Lanes lanes(const void* p) {
+  Lanes v;
+  __builtin_memcpy(&v, p, 64);
+  return v;
+}
+
+// The other half of the lanes in front: sixteen, eight, four, two become one.
+inline Lanes swapped(Lanes v, int half) {
+  const Lanes index = {0 ^ half, 1 ^ half, 2 ^ half,  3 ^ half,  4 ^ half,  5 ^ half,  6 ^ half,  7 ^ half,
+                       8 ^ half, 9 ^ half, 10 ^ half, 11 ^ half, 12 ^ half, 13 ^ half, 14 ^ half, 15 ^ half};
+  return __builtin_shuffle(v, index);
+}
+
+inline int32_t largest(Lanes v) {
+#pragma GCC unroll 4
+  for (int half = 8; half; half /= 2) {
+    const Lanes other = swapped(v, half);
+    v = v > other ? v : other;
+  }
+  return v[0];
+}
+
+inline int32_t total(Lanes v) {
+#pragma GCC unroll 4
+  for (int half = 8; half; half /= 2) v += swapped(v, half);
+  return v[0];
+}
+
 template <class V>
 void round_inputs(const float* x, int64_t stride, int tokens, int64_t columns, Rounding how, Outputs out) {
   constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it leaves the nearest integer in the lowest bits
@@ -32,32 +63,33 @@ void round_inputs(const float* x, int64_t stride, int tokens, int64_t columns, R
   for (int m = 0; m < tokens; ++m) {
     for (int64_t first = 0; first < columns; first += how.block) {
       const float* v = x + m * stride + first;
-      float lanes[16] = {};
-      int bad[16] = {};
-      for (int i = 0; i < how.block; i += 16)
-        for (int l = 0; l < 16; ++l) {
-          const float a = __builtin_fabsf(v[i + l]);
-          lanes[l] = a > lanes[l] ? a : lanes[l];
-          bad[l] |= !(a <= 3.40282347e+38f);
-        }
-      float peak = 0;
-      int broken = 0;
-      for (int l = 0; l < 16; ++l) peak = lanes[l] > peak ? lanes[l] : peak, broken |= bad[l];
+      Lanes most = {};  // magnitudes are compared as integers: infinity and NaN are the largest
+      for (int i = 0; i < how.block; i += 16) {
+        const Lanes a = lanes(v + i) & 0x7FFFFFFF;
+        most = a > most ? a : most;
+      }
+      const float peak = from_bits((uint32_t)largest(most));
+      const bool finite = peak <= 3.40282347e+38f;
       float inverse = peak > 0 ? 127.0f / peak : 0.0f;
       // A peak below 2^-121 has no inverse: such a block is empty.
-      if (!(inverse <= 3.40282347e+38f)) inverse = 0;
+      if (!finite || !(inverse <= 3.40282347e+38f)) inverse = 0;
       float scale = how.block == kSuper ? (inverse > 0 ? 1 / inverse : 0.0f) : peak / 127;
       if (how.half && how.block == kBlock) scale = as_half(scale);
-      if (broken) scale = __builtin_nanf(""), inverse = 0;
-      out.scale[first / how.block * tokens + m] = scale;
+      out.scale[first / how.block * tokens + m] = finite ? scale : __builtin_nanf("");
       for (int k = 0; k < how.block; k += kBlock) {
         const int64_t b = (first + k) / kBlock;
         int8_t codes[kBlock];
-        for (int i = 0; i < kBlock; ++i) codes[i] = (int8_t)(to_bits(v[k + i] * inverse + kMagic) - to_bits(kMagic));
+        Lanes sums[2];
+        for (int h = 0; h < 2; ++h) {
+          Floats f;
+          __builtin_memcpy(&f, v + k + 16 * h, 64);
+          f = f * inverse + kMagic;
+          sums[h] = finite ? lanes(&f) - (int32_t)to_bits(kMagic) : Lanes{};
+          for (int i = 0; i < 16; ++i) codes[16 * h + i] = (int8_t)sums[h][i];
+        }
         for (int j = 0; j < 8; ++j) __builtin_memcpy(out.codes + ((b * 8 + j) * tokens + m) * 4, codes + 4 * j, 4);
         for (int p = 0; p < parts; ++p) {
-          int32_t sum = 0;
-          for (int i = 0; i < how.span; ++i) sum += codes[p * how.span + i];
+          const int32_t sum = total(parts == 1 ? sums[0] + sums[1] : sums[p]);
           out.sum[(b * parts + p) * tokens + m] = -sum;
           out.start[(b * parts + p) * tokens + m] = -sum * how.zero;
         }

@@ -1,0 +1,204 @@
+"""The CPU kernels beside what the machine can do and beside other tools', in one process, in turns.
+
+First the ceiling: how fast memory can be read at one and at all threads. Then every type and shape: our kernel, ggml's
+and torch's one after the other, round by round, each on the next of several copies of the weights, together larger
+than any cache; a ratio is taken within a round, and its median reported. Absolute times are noise on a shared machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter, sleep
+from typing import Any
+
+import numpy as np
+import torch
+from gguf.constants import GGMLQuantizationType
+from torch import Tensor
+
+from qlab.ggml import GridType, grid_type
+from qlab.kernels import cpu
+from qlab.methods import quantize
+from qlab.peers import GGML, GGMLProducts
+from qlab.tiles import Tiled, room, tile
+
+SHAPES = ((4096, 4096), (4096, 14336), (14336, 4096), (768, 768), (1536, 768))
+"""[out, in]: those of an 8B llama, and reference-768's own."""
+TYPES = ("Q4_0", "Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q3_K", "Q2_K", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "int4-g128-asym")
+TOKENS = (1, 16, 128)
+SETTLE = 0.003
+"""Seconds until threads that wait for work have gone to sleep."""
+TORCH_GROUP = 32
+"""Of torch's int4 weights: the group of Q4_0."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel at one size: microseconds, and ratios to others (above 1: ours is faster).
+
+    gbps: the file's bytes over the median. fraction_of_read: of what a plain read of as many bytes reaches, for one
+    token. p10 is the fast end of the times, and the low end of the ratios.
+    """
+
+    kernel: str
+    isa: str
+    type: str
+    m: int
+    n: int
+    k: int
+    threads: int
+    p10_us: float
+    median_us: float
+    gbps: float
+    gflops: float
+    fraction_of_read: float | None = None
+    fraction_of_read_p10: float | None = None
+    vs_ggml: float | None = None
+    vs_ggml_p10: float | None = None
+    ggml_repacked: bool | None = None
+    vs_torch: float | None = None
+    vs_torch_p10: float | None = None
+
+
+def cache_bytes() -> int:
+    """The largest cache of this machine, as Linux tells it; 32 MiB where it does not."""
+    sizes = [32 * 2**20]
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text().strip()
+        sizes.append(int(text.rstrip("KMG")) * {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1], 1))
+    return max(sizes)
+
+
+def kernels(
+    peer: GGML | None = None,
+    types: Sequence[str] = TYPES,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+    tokens: Sequence[int] = TOKENS,
+    threads: Sequence[int] = (1,),
+    isas: Sequence[str] = ("",),
+    rounds: int = 21,
+) -> Iterator[Kernel]:
+    """A row for each combination, in this order."""
+    products = {n: peer.products(n) for n in threads} if peer else {}
+    before = torch.get_num_threads()
+    try:
+        for shape in shapes:
+            for name in types:
+                case = _Case(name, shape, peer)
+                for m in tokens:
+                    for n in threads:
+                        torch.set_num_threads(n)
+                        for isa in isas:
+                            yield case.measured(m, n, isa or cpu.isa(), products.get(n), rounds)
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Case:
+    """One type at one shape: copies of the weights for each of the contestants."""
+
+    def __init__(self, name: str, shape: tuple[int, int], peer: GGML | None):
+        self.name, self.shape, self.peer = name, shape, peer
+        generator = torch.Generator().manual_seed(0)
+        W = 0.02 * torch.randn(shape, generator=generator)
+        kind = grid_type(name) if "-" not in name else None
+        Q = quantize(W, kind.spec if kind else name, "rtn")
+        self.nbytes = Q.nbytes
+        self.copies = max(2, math.ceil(1.5 * cache_bytes() / self.nbytes))
+        self.tiled = [_copy(tile(Q)) for _ in range(self.copies)]
+        self.data = kind.pack(Q).numpy() if isinstance(kind, GridType) else None
+        self.words = _torch_int4(W) if name == "Q4_0" else None
+
+    def measured(self, m: int, threads: int, isa: str, products: GGMLProducts | None, rounds: int) -> Kernel:
+        X = torch.randn(m, self.shape[1], generator=torch.Generator().manual_seed(1))
+        ours = [lambda W=W: W.multiply(X, half=True, isa=isa) for W in self.tiled]  # type: ignore[misc]
+        contestants: dict[str, Sequence[Callable[[], object]]] = {"ours": ours}
+        peers = []
+        if products and self.data is not None:
+            number = GGMLQuantizationType[self.name]
+            few = max(2, self.copies if m == 1 else 2)
+            peers = [products.product(self.data, number, self.shape[1], X.numpy()) for _ in range(few)]
+            contestants["ggml"] = [p.run for p in peers]
+        if self.words is not None:
+            half = X.bfloat16()
+            contestants["torch"] = [lambda w=w: _torch_product(half, w) for w in self._torch_copies(m)]  # type: ignore[misc]
+        if m == 1:
+            span = np.ones(self.nbytes * self.copies, np.uint8)
+            pieces = [span[i * self.nbytes : (i + 1) * self.nbytes] for i in range(self.copies)]
+            contestants["read"] = [lambda p=p: cpu.read_sum(p, threads) for p in pieces]  # type: ignore[misc]
+        times = interleaved(contestants, rounds, products.pause if products else lambda: None)
+        row = self._row(times, m, threads, isa)
+        if peers:
+            row = replace(row, ggml_repacked=peers[0].repacked)
+            for p in peers:
+                p.close()
+        return row
+
+    def _torch_copies(self, m: int) -> list[tuple[Tensor, Tensor]]:
+        assert self.words is not None
+        return [tuple(t.clone() for t in self.words) for _ in range(self.copies if m == 1 else 2)]  # type: ignore[misc]
+
+    def _row(self, times: dict[str, np.ndarray], m: int, threads: int, isa: str) -> Kernel:
+        own = times["ours"]
+        median = float(np.median(own))
+        row = Kernel(
+            "gemv" if m == 1 else "gemm", isa, self.name, m, *self.shape, threads,
+            1e6 * float(np.percentile(own, 10)), 1e6 * median, self.nbytes / median / 1e9,
+            2 * m * math.prod(self.shape) / median / 1e9,
+        )  # fmt: skip
+        named = {"read": "fraction_of_read", "ggml": "vs_ggml", "torch": "vs_torch"}
+        for other, field in named.items():
+            if other in times:
+                ratio = times[other] / own
+                row = replace(row, **{field: float(np.median(ratio)), f"{field}_p10": float(np.percentile(ratio, 10))})
+        return row
+
+
+def interleaved(
+    contestants: dict[str, Sequence[Callable[[], object]]], rounds: int, rest: Callable[[], None] = lambda: None
+) -> dict[str, np.ndarray]:
+    """Seconds [rounds] of each contestant's calls, one of each in every round, each time on its next input.
+
+    Threads of the one before may still spin: everyone waits for them, calls once to wake its own, and is timed then.
+    `rest` is called after each turn.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for i in range(rounds):
+        for name, calls in contestants.items():
+            sleep(SETTLE)
+            calls[2 * i % len(calls)]()
+            start = perf_counter()
+            calls[(2 * i + 1) % len(calls)]()
+            times[name].append(perf_counter() - start)
+            rest()
+    return {name: np.array(t) for name, t in times.items()}
+
+
+def _copy(W: Tiled) -> Tiled:
+    parts = {name: getattr(W, name) for name in ("codes", "scale", "offset", "sub")}
+    return replace(
+        W, **{name: room(*t.shape, dtype=t.dtype).copy_(t) for name, t in parts.items() if t is not None}
+    )
+
+
+def _torch_int4(W: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight as torch's CPU int4 product takes it: codes in its own order, bfloat16 scales and zeros."""
+    groups = W.reshape(len(W), -1, TORCH_GROUP)
+    low, high = groups.amin(2), groups.amax(2)
+    scale = ((high - low) / 15).clamp(min=1e-6)
+    codes = ((groups - low[..., None]) / scale[..., None]).round().clamp(0, 15).to(torch.int32).reshape(W.shape)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+    pairs = torch.stack([scale.T, (low + 8 * scale).T], 2).to(torch.bfloat16).contiguous()
+    return packed, pairs
+
+
+def _torch_product(X: Tensor, words: tuple[Tensor, Tensor]) -> Tensor:
+    return torch.ops.aten._weight_int4pack_mm_for_cpu(X, words[0], TORCH_GROUP, words[1])
+
+
+def table(rows: Sequence[Kernel]) -> list[dict[str, Any]]:
+    """Rows as plain data."""
+    return [asdict(row) for row in rows]
