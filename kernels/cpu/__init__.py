@@ -1,5 +1,5 @@
 """CPU kernels (C++): plain contiguous arrays in and out, the GIL released while they run."""
 
-from ._native import features, read_sum
+from ._native import block_types, decode, encode, encode_isas, features, read_sum
 
-__all__ = ["features", "read_sum"]
+__all__ = ["block_types", "decode", "encode", "encode_isas", "features", "read_sum"]

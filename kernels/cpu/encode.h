@@ -1,0 +1,36 @@
+// Blocks of GGUF: what one leaf offers. There is a leaf for each instruction set, and all give the same bytes.
+#pragma once
+#include <stdint.h>
+
+// Rows of weights and where their blocks go; everything is contiguous.
+struct EncodeJob {
+  const float* W;           // [rows, row]
+  const float* importance;  // [row], or null
+  const float* squares;     // [rows], the mean of each row's squares where importance is given
+  int64_t row;
+  uint8_t* out;
+};
+
+struct BlockType {
+  const char* name;
+  int weights, bytes;  // of a block
+  // Writes blocks [begin, end). False where torch has to say what becomes of them: a number is NaN or infinite, or a
+  // scale does not fit its float16.
+  bool (*encode)(const EncodeJob& job, int64_t begin, int64_t end);
+  void (*decode)(const uint8_t* data, int64_t blocks, float* out);
+};
+
+constexpr int kBlockTypes = 16;
+
+struct EncodeLeaf {
+  const char* isa;
+  BlockType types[kBlockTypes];
+  // Mean square of rows [begin, end), summed in order.
+  void (*row_squares)(const float* W, int64_t row, int64_t begin, int64_t end, float* out);
+};
+
+extern const EncodeLeaf encode_baseline;
+#if defined(__x86_64__)
+extern const EncodeLeaf encode_avx2;
+extern const EncodeLeaf encode_avx512;
+#endif
