@@ -24,21 +24,26 @@ inline float half_at(const uint8_t* p) {
   return sign ? -x : x;
 }
 
-// The inverse of put_planes: adds codes << shift to what stands in `codes`.
-template <int kBits, int kRun>
-inline void add_planes(const uint8_t* p, int bytes, int shift, uint8_t* codes) {
+// The inverse of put_planes: codes << shift, beside what stands in `codes` where kBeside.
+template <int kBits, int kRun, bool kBeside>
+inline void read_planes(const uint8_t* p, int bytes, int shift, uint8_t* codes) {
   constexpr int kPlanes = 8 / kBits, kMask = (1 << kBits) - 1;
   for (int run = 0; run < bytes; run += kRun)
     for (int plane = 0; plane < kPlanes; ++plane) {
       uint8_t* to = codes + run * kPlanes + plane * kRun;
-      for (int j = 0; j < kRun; ++j) to[j] |= (p[run + j] >> (plane * kBits) & kMask) << shift;
+      for (int j = 0; j < kRun; ++j)
+        to[j] = static_cast<uint8_t>((kBeside ? to[j] : 0) | (p[run + j] >> (plane * kBits) & kMask) << shift);
     }
 }
 
 template <int kBits, int kRun>
 inline void get_planes(const uint8_t* p, int bytes, uint8_t* codes) {
-  __builtin_memset(codes, 0, bytes * (8 / kBits));
-  add_planes<kBits, kRun>(p, bytes, 0, codes);
+  read_planes<kBits, kRun, false>(p, bytes, 0, codes);
+}
+
+template <int kBits, int kRun>
+inline void add_planes(const uint8_t* p, int bytes, int shift, uint8_t* codes) {
+  read_planes<kBits, kRun, true>(p, bytes, shift, codes);
 }
 
 // Levels that are integers from `first`.
