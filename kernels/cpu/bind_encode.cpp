@@ -22,7 +22,7 @@ template <class T, int kDimensions>
 using Array = nb::ndarray<T, nb::ndim<kDimensions>, nb::c_contig, nb::device::cpu>;
 
 // Weights that a thread takes at once: a batch of every leaf, and little enough to share evenly.
-constexpr int64_t kWeightsAtOnce = 16 * 256;
+constexpr int64_t kWeightsAtOnce = 16 * 256, kRowsAtOnce = 16;
 
 static bool offers(std::initializer_list<const char*> needed) {
   for (const char* name : needed) {
@@ -101,12 +101,13 @@ static bool encode(const std::string& name, Array<const float, 2> W, Array<uint8
     throw std::invalid_argument("importance has " + std::to_string(importance->size()) + " numbers: W has rows of " +
                                 std::to_string(row));
   const int64_t blocks = rows * (row / type.weights);
-  EncodeJob job{W.data(), importance ? importance->data() : nullptr, nullptr, row, out.data()};
+  const bool weighted = importance && type.importance != Importance::kIgnored;
+  EncodeJob job{W.data(), weighted ? importance->data() : nullptr, nullptr, row, out.data()};
   nb::gil_scoped_release release;
   std::vector<float> squares;
-  if (job.importance) {
+  if (weighted && type.importance == Importance::kByRow) {
     squares.resize(rows);
-    parallel(rows, 16, threads,
+    parallel(rows, kRowsAtOnce, threads,
              [&](int64_t begin, int64_t end) { leaf.row_squares(job.W, row, begin, end, squares.data()); });
     job.squares = squares.data();
   }

@@ -1,7 +1,7 @@
 // Blocks of GGUF back to numbers: scale · level + offset, as qlab/ggml/ reads them. Code on one block at a time, in plain
 // loops that the compiler makes vectors of.
 #pragma once
-#include <stdint.h>
+#include "encode_search.h"
 
 namespace {
 

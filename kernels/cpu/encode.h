@@ -2,11 +2,14 @@
 #pragma once
 #include <stdint.h>
 
+// What an encoder does with importance; σ² of its weights is the mean square of a block, or of the whole row.
+enum class Importance { kIgnored, kByBlock, kByRow };
+
 // Rows of weights and where their blocks go; everything is contiguous.
 struct EncodeJob {
   const float* W;           // [rows, row]
-  const float* importance;  // [row], or null
-  const float* squares;     // [rows], the mean of each row's squares where importance is given
+  const float* importance;  // [row], or null; null where it is ignored
+  const float* squares;     // [rows], the mean of each row's squares; null unless importance goes by row
   int64_t row;
   uint8_t* out;
 };
@@ -14,6 +17,7 @@ struct EncodeJob {
 struct BlockType {
   const char* name;
   int weights, bytes;  // of a block
+  Importance importance;
   // Writes blocks [begin, end). False where torch has to say what becomes of them: a number is NaN or infinite, or a
   // scale does not fit its float16.
   bool (*encode)(const EncodeJob& job, int64_t begin, int64_t end);

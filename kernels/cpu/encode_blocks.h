@@ -49,7 +49,7 @@ inline void to_bytes(const F* x, I* out) {
   for (int i = 0; i < N; ++i) out[i] = byte(x[i]);
 }
 
-// Weights [begin, begin + kLanes) of blocks of N as lanes; the last block stands in for those that are missing.
+// N numbers from each place, as lanes.
 template <int N>
 inline void load(const float* from, const int64_t* at, F* x) {
   float* lanes = reinterpret_cast<float*>(x);
@@ -73,7 +73,7 @@ bool encode_type(const EncodeJob& job, int64_t begin, int64_t end) {
   for (int64_t b = begin; b < end; b += kLanes) {
     Batch batch{x, nullptr, F{}};
     int64_t at[kLanes], column[kLanes];
-    for (int l = 0; l < kLanes; ++l) {
+    for (int l = 0; l < kLanes; ++l) {  // the last block stands in for those that are missing
       const int64_t block = b + l < end ? b + l : end - 1;
       at[l] = block * N;
       column[l] = block % per_row * N;
@@ -83,6 +83,7 @@ bool encode_type(const EncodeJob& job, int64_t begin, int64_t end) {
     fine &= all_finite<N>(x);
     if (job.importance) {
       load<N>(job.importance, column, importance);
+      fine &= all_finite<N>(importance);
       batch.importance = importance;
     }
     fine &= Type::encode(batch, out);

@@ -71,6 +71,7 @@ void encode_affine(const Batch& batch, const Plan& plan, Affine<kGroups>& found)
 struct Q2_K {
   static constexpr const char* name = "Q2_K";
   static constexpr int weights = 256, bytes = 84;
+  static constexpr Importance importance = Importance::kByBlock;
 
   static I encode(const Batch& batch, I* out) {
     Affine<16> found;
@@ -95,6 +96,7 @@ inline void put_sixes(const I* sc, const I* m, I* out) {
 struct Q4_K {
   static constexpr const char* name = "Q4_K";
   static constexpr int weights = 256, bytes = 144;
+  static constexpr Importance importance = Importance::kByBlock;
 
   static I encode(const Batch& batch, I* out) {
     Affine<8> found;
@@ -110,6 +112,7 @@ struct Q4_K {
 struct Q5_K {
   static constexpr const char* name = "Q5_K";
   static constexpr int weights = 256, bytes = 176;
+  static constexpr Importance importance = Importance::kByBlock;
 
   static I encode(const Batch& batch, I* out) {
     Affine<8> found;
@@ -146,6 +149,7 @@ inline F scales_by_extreme(const F* scale, float sub, F extreme, I empty, F* sc)
 struct Q3_K {
   static constexpr const char* name = "Q3_K";
   static constexpr int weights = 256, bytes = 110;
+  static constexpr Importance importance = Importance::kByBlock;
 
   static I encode(const Batch& batch, I* out) {
     F w[256], found[256], scale[16], weight[16], sc[16], d;
@@ -187,6 +191,7 @@ struct Q3_K {
 struct Q6_K {
   static constexpr const char* name = "Q6_K";
   static constexpr int weights = 256, bytes = 210;
+  static constexpr Importance importance = Importance::kByBlock;
 
   static I encode(const Batch& batch, I* out) {
     F w[256], found[256], scale[16], sc[16];
@@ -215,6 +220,7 @@ struct Q6_K {
 struct IQ4_XS {
   static constexpr const char* name = "IQ4_XS";
   static constexpr int weights = 256, bytes = 136;
+  static constexpr Importance importance = Importance::kByBlock;
 
   static I encode(const Batch& batch, I* out) {
     F w[256], scale[8];

@@ -1,9 +1,8 @@
 // One leaf: every type, compiled for the instruction set that the including file is compiled for.
 #pragma once
+#include "decode_blocks.h"
 #include "encode_kquants.h"
 #include "encode_small.h"
-
-#include "decode_blocks.h"
 
 namespace {
 
@@ -21,7 +20,8 @@ void row_squares(const float* W, int64_t row, int64_t begin, int64_t end, float*
 
 template <class Type, void (*decode_block)(const uint8_t*, float*)>
 constexpr BlockType block_type() {
-  return {Type::name, Type::weights, Type::bytes, encode_type<Type>, decode_type<Type, decode_block>};
+  return {Type::name,       Type::weights,     Type::bytes,
+          Type::importance, encode_type<Type>, decode_type<Type, decode_block>};
 }
 
 constexpr EncodeLeaf leaf(const char* isa) {

@@ -40,12 +40,14 @@ inline I encode_symmetric(const Batch& batch, I* out) {
 struct Q4_0 {
   static constexpr const char* name = "Q4_0";
   static constexpr int weights = 32, bytes = 18;
+  static constexpr Importance importance = Importance::kByRow;
   static I encode(const Batch& batch, I* out) { return encode_symmetric<4>(batch, out); }
 };
 
 struct Q5_0 {
   static constexpr const char* name = "Q5_0";
   static constexpr int weights = 32, bytes = 22;
+  static constexpr Importance importance = Importance::kByRow;
   static I encode(const Batch& batch, I* out) { return encode_symmetric<5>(batch, out); }
 };
 
@@ -78,18 +80,21 @@ inline I encode_minmax(const Batch& batch, I* out) {
 struct Q4_1 {
   static constexpr const char* name = "Q4_1";
   static constexpr int weights = 32, bytes = 20;
+  static constexpr Importance importance = Importance::kByRow;
   static I encode(const Batch& batch, I* out) { return encode_minmax<4>(batch, out); }
 };
 
 struct Q5_1 {
   static constexpr const char* name = "Q5_1";
   static constexpr int weights = 32, bytes = 24;
+  static constexpr Importance importance = Importance::kByRow;
   static I encode(const Batch& batch, I* out) { return encode_minmax<5>(batch, out); }
 };
 
 struct Q8_0 {
   static constexpr const char* name = "Q8_0";
   static constexpr int weights = 32, bytes = 34;
+  static constexpr Importance importance = Importance::kIgnored;
 
   static I encode(const Batch& batch, I* out) {
     const F d = peak<32>(batch.x) / 127.0f, inverse = safe(d);
@@ -103,6 +108,7 @@ struct Q8_0 {
 struct IQ4_NL {
   static constexpr const char* name = "IQ4_NL";
   static constexpr int weights = 32, bytes = 18;
+  static constexpr Importance importance = Importance::kByBlock;
 
   static I encode(const Batch& batch, I* out) {
     F w[32];
@@ -140,6 +146,7 @@ inline void put_fp4(const F* x, F scale, I* out) {
 struct MXFP4 {
   static constexpr const char* name = "MXFP4";
   static constexpr int weights = 32, bytes = 17;
+  static constexpr Importance importance = Importance::kIgnored;
 
   // A power of two that puts the largest weight in the top binade.
   static I encode(const Batch& batch, I* out) {
@@ -154,6 +161,7 @@ struct MXFP4 {
 struct NVFP4 {
   static constexpr const char* name = "NVFP4";
   static constexpr int weights = 64, bytes = 36;
+  static constexpr Importance importance = Importance::kIgnored;
 
   static I encode(const Batch& batch, I* out) {
     for (int g = 0; g < 4; ++g) {
@@ -184,6 +192,7 @@ inline I ternary(const F* x, I* codes) {
 struct TQ2_0 {
   static constexpr const char* name = "TQ2_0";
   static constexpr int weights = 256, bytes = 66;
+  static constexpr Importance importance = Importance::kIgnored;
 
   static I encode(const Batch& batch, I* out) {
     I codes[256];
@@ -197,6 +206,7 @@ struct TQ2_0 {
 struct TQ1_0 {
   static constexpr const char* name = "TQ1_0";
   static constexpr int weights = 256, bytes = 54;
+  static constexpr Importance importance = Importance::kIgnored;
 
   static I encode(const Batch& batch, I* out) {
     I codes[256];
