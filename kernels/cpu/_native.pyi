@@ -24,7 +24,7 @@ def encode(type: str, W: Any, out: Any, importance: Any = None, threads: int = 1
     Raises TypeError for another dtype or layout, ValueError for shapes that do not fit and names that are not known.
     """
 
-def decode(type: str, data: Any, out: Any, threads: int = 1, isa: str | None = None) -> None:
+def decode(type: str, data: Any, out: Any, threads: int = 1) -> None:
     """Write the numbers of blocks `data` uint8 [rows, bytes of a row] to `out` float32 [rows, row].
 
     Raises what `encode` raises.

@@ -55,7 +55,7 @@ static std::vector<std::string> encode_isas() {
 
 static std::vector<std::string> block_types() {
   std::vector<std::string> names;
-  for (const BlockType& type : encode_baseline.types) names.emplace_back(type.name);
+  for (const Decoder& type : decoders) names.emplace_back(type.name);
   return names;
 }
 
@@ -67,11 +67,14 @@ static const EncodeLeaf& leaf_of(const std::optional<std::string>& isa) {
   throw std::invalid_argument("isa is " + *isa + ": this processor has " + known);
 }
 
-static const BlockType& type_of(const EncodeLeaf& leaf, const std::string& name) {
-  for (const BlockType& type : leaf.types)
-    if (name == type.name) return type;
+// The type of that name among encoders or decoders.
+template <class Type>
+static const Type& type_of(const Type (&types)[kBlockTypes], const std::string& name) {
   std::string known;
-  for (const BlockType& type : leaf.types) known += std::string(known.empty() ? "" : ", ") + type.name;
+  for (const Type& type : types) {
+    if (name == type.name) return type;
+    known += std::string(known.empty() ? "" : ", ") + type.name;
+  }
   throw std::invalid_argument("type is " + name + ": choose one of " + known);
 }
 
@@ -90,7 +93,7 @@ static bool encode(const std::string& name, Array<const float, 2> W, Array<uint8
                    std::optional<Array<const float, 1>> importance, int threads,
                    const std::optional<std::string>& isa) {
   const EncodeLeaf& leaf = leaf_of(isa);
-  const BlockType& type = type_of(leaf, name);
+  const Encoder& type = type_of(leaf.types, name);
   const int64_t rows = W.shape(0), row = W.shape(1);
   check_threads(threads);
   if (row % type.weights)
@@ -118,9 +121,8 @@ static bool encode(const std::string& name, Array<const float, 2> W, Array<uint8
   return fine;
 }
 
-static void decode(const std::string& name, Array<const uint8_t, 2> data, Array<float, 2> out, int threads,
-                   const std::optional<std::string>& isa) {
-  const BlockType& type = type_of(leaf_of(isa), name);
+static void decode(const std::string& name, Array<const uint8_t, 2> data, Array<float, 2> out, int threads) {
+  const Decoder& type = type_of(decoders, name);
   const int64_t rows = data.shape(0), row = data.shape(1);
   check_threads(threads);
   if (row % type.bytes)
@@ -142,5 +144,5 @@ void bind_encode(nb::module_& m) {
         nb::arg("importance").noconvert() = nb::none(), nb::arg("threads") = 1, nb::arg("isa") = nb::none(),
         "Blocks of W float32 [rows, row] into out; False where a number or a scale is not finite.");
   m.def("decode", &decode, nb::arg("type"), nb::arg("data").noconvert(), nb::arg("out").noconvert(),
-        nb::arg("threads") = 1, nb::arg("isa") = nb::none(), "The numbers, float32, of blocks uint8 [rows, bytes].");
+        nb::arg("threads") = 1, "The numbers, float32, of blocks uint8 [rows, bytes].");
 }

@@ -1,4 +1,4 @@
-// Blocks of GGUF: what one leaf offers. There is a leaf for each instruction set, and all give the same bytes.
+// Blocks of GGUF: encoders in a leaf for each instruction set, which all give the same bytes, and decoders.
 #pragma once
 #include <stdint.h>
 
@@ -14,25 +14,34 @@ struct EncodeJob {
   uint8_t* out;
 };
 
-struct BlockType {
+struct Encoder {
   const char* name;
   int weights, bytes;  // of a block
   Importance importance;
   // Writes blocks [begin, end). False where torch has to say what becomes of them: a number is NaN or infinite, or a
   // scale does not fit its float16.
   bool (*encode)(const EncodeJob& job, int64_t begin, int64_t end);
-  void (*decode)(const uint8_t* data, int64_t blocks, float* out);
 };
 
 constexpr int kBlockTypes = 16;
 
 struct EncodeLeaf {
   const char* isa;
-  BlockType types[kBlockTypes];
+  Encoder types[kBlockTypes];
   // Mean square of rows [begin, end), summed in order.
   void (*row_squares)(const float* W, int64_t row, int64_t begin, int64_t end, float* out);
 };
 
+struct Decoder {
+  const char* name;
+  int weights, bytes;
+  void (*decode)(const uint8_t* data, int64_t blocks, float* out);
+};
+
+// IQ4_NL's levels, ggml's kvalues_iq4nl.
+constexpr float kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+extern const Decoder decoders[kBlockTypes];
 extern const EncodeLeaf encode_baseline;
 #if defined(__x86_64__)
 extern const EncodeLeaf encode_avx2;

@@ -1,6 +1,5 @@
 // What every type's encoder is given and helps itself to.
 #pragma once
-#include "encode.h"
 #include "encode_search.h"
 
 namespace {

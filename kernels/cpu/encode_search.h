@@ -1,5 +1,6 @@
 // The searches of qlab/methods/ggml_search.py, operation by operation. x and w hold N weights and their importance.
 #pragma once
+#include "encode.h"
 #include "encode_lanes.h"
 
 namespace {
@@ -166,10 +167,7 @@ inline F fit_scales(const F* x, const F* w, float top, F* codes) {
   return empty ? F{} : scale;
 }
 
-// IQ4_NL's levels, ggml's kvalues_iq4nl.
-constexpr float kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
-// The nearest level; a tie goes to the upper one.
+// The nearest of IQ4_NL's levels; a tie goes to the upper one.
 inline F nearest_level(F x) {
   F level = all(kLevels[0]);
   for (int i = 1; i < 16; ++i) level = all((kLevels[i] + kLevels[i - 1]) / 2) > x ? level : all(kLevels[i]);

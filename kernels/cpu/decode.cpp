@@ -1,7 +1,6 @@
-// Blocks of GGUF back to numbers: scale · level + offset, as qlab/ggml/ reads them. Code on one block at a time, in plain
-// loops that the compiler makes vectors of.
-#pragma once
-#include "encode_search.h"
+// Blocks of GGUF back to numbers: scale · level + offset, as qlab/ggml/ reads them. Plain loops over one block at a time:
+// wider vectors than every processor's have been slower, since most blocks are as short as two of them.
+#include "encode.h"
 
 namespace {
 
@@ -195,9 +194,25 @@ inline void decode_tq1_0(const uint8_t* p, float* out) {
   write_integers<256, 256, false>(f, -1, out);
 }
 
-template <class Type, void (*decode_block)(const uint8_t*, float*)>
-void decode_type(const uint8_t* data, int64_t blocks, float* out) {
-  for (int64_t b = 0; b < blocks; ++b) decode_block(data + b * Type::bytes, out + b * Type::weights);
+template <int kWeights, int kBytes, void (*decode_block)(const uint8_t*, float*)>
+void decode_all(const uint8_t* data, int64_t blocks, float* out) {
+  for (int64_t b = 0; b < blocks; ++b) decode_block(data + b * kBytes, out + b * kWeights);
+}
+
+template <int kWeights, int kBytes, void (*decode_block)(const uint8_t*, float*)>
+constexpr Decoder decoder(const char* name) {
+  return {name, kWeights, kBytes, decode_all<kWeights, kBytes, decode_block>};
 }
 
 }  // namespace
+
+const Decoder decoders[kBlockTypes] = {
+    decoder<32, 18, decode_nibbles<4, false>>("Q4_0"), decoder<32, 20, decode_nibbles<4, true>>("Q4_1"),
+    decoder<32, 22, decode_nibbles<5, false>>("Q5_0"), decoder<32, 24, decode_nibbles<5, true>>("Q5_1"),
+    decoder<32, 34, decode_q8_0>("Q8_0"),              decoder<256, 84, decode_q2_k>("Q2_K"),
+    decoder<256, 110, decode_q3_k>("Q3_K"),            decoder<256, 144, decode_sixes<4>>("Q4_K"),
+    decoder<256, 176, decode_sixes<5>>("Q5_K"),        decoder<256, 210, decode_q6_k>("Q6_K"),
+    decoder<32, 18, decode_iq4_nl>("IQ4_NL"),          decoder<256, 136, decode_iq4_xs>("IQ4_XS"),
+    decoder<256, 54, decode_tq1_0>("TQ1_0"),           decoder<256, 66, decode_tq2_0>("TQ2_0"),
+    decoder<32, 17, decode_mxfp4>("MXFP4"),            decoder<64, 36, decode_nvfp4>("NVFP4"),
+};
