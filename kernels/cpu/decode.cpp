@@ -1,5 +1,5 @@
-// Blocks of GGUF back to numbers: scale · level + offset, as qlab/ggml/ reads them. Plain loops over one block at a time:
-// wider vectors than every processor's have been slower, since most blocks are as short as two of them.
+// Blocks of GGUF back to numbers: scale · level + offset, as qlab/ggml/ reads them. Plain loops, one block at a time:
+// vectors wider than every processor's were slower, since most blocks are as short as two of them.
 #include "encode.h"
 
 namespace {

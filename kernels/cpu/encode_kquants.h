@@ -138,7 +138,7 @@ inline void round_symmetric(const F* x, const F* found, const F* sc, F d, I* cod
   }
 }
 
-// Signed scales on levels −sub … sub − 1, the farthest at −sub; gives the step, and `empty` says where there is none.
+// Signed scales on levels −sub … sub − 1, the farthest at −sub; gives the step, 0 where `empty`.
 template <int N>
 inline F scales_by_extreme(const F* scale, float sub, F extreme, I empty, F* sc) {
   const F inverse = -sub / (empty ? all(1) : extreme);

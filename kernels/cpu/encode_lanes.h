@@ -1,6 +1,6 @@
 // Lanes: one number of each of kLanes blocks. Code on lanes reads like code on one block, and adds in its order.
 //
-// Included by each leaf under its own compiler flags. Everything lies in an unnamed namespace, so that the linker cannot
+// Included by each leaf under its own compiler flags. All of it lies in an unnamed namespace, so that the linker cannot
 // merge what was compiled for a newer instruction set into the portable path.
 #pragma once
 #if defined(__AVX2__)
@@ -36,7 +36,9 @@ inline F with_sign(F size, F sign) { return from_bits(bits(size) | (bits(sign) &
 // To the nearest integer, halves to even; −0 stays what it is.
 inline F nearest(F x) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<F>(_mm512_roundscale_ps(reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT));
+  // gcc 12 warns of the unmasked one's own code.
+  const __m512 near = _mm512_maskz_roundscale_ps(0xffff, reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT);
+  return reinterpret_cast<F>(near);
 #elif defined(__AVX2__)
   return reinterpret_cast<F>(_mm256_round_ps(reinterpret_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT));
 #else
