@@ -27,7 +27,7 @@ def encode(kind: GridType, W: Tensor, importance: Tensor | None = None) -> Tenso
         return None
     W = W.detach().cpu().float().contiguous()
     weights = None if importance is None else importance.float().contiguous()
-    out = torch.empty(len(W), W.shape[1] // kind.weights * kind.nbytes, dtype=torch.uint8)
+    out = torch.empty(len(W), W.shape[1] // kind.weights * kind.nbytes, dtype=torch.uint8, device="cpu")
     return out if cpu.encode(kind.name, W, out, weights, torch.get_num_threads()) else None
 
 
@@ -36,6 +36,6 @@ def decode(kind: BlockType, data: np.ndarray) -> Tensor:
     if cpu is None or not isinstance(kind, GridType) or data.size == 0 or data.shape[-1] % kind.nbytes:
         return kind.decode(torch.from_numpy(data.copy()))
     rows = data.reshape(-1, data.shape[-1])
-    out = torch.empty(len(rows), rows.shape[1] // kind.nbytes * kind.weights)
+    out = torch.empty(len(rows), rows.shape[1] // kind.nbytes * kind.weights, dtype=torch.float32, device="cpu")
     cpu.decode(kind.name, rows, out, torch.get_num_threads())
     return out.reshape(*data.shape[:-1], -1)

@@ -167,6 +167,19 @@ def test_without_the_kernels_torch_does_it(monkeypatch):
     assert torch.equal(compiled.decode(grid_type("Q4_K"), data.numpy()), numbers)
 
 
+@pytest.mark.parametrize("where", ["meta", "cpu"])
+def test_torchs_defaults_change_nothing(where):
+    W, kind = rows("normal", 3, 0), grid_type("Q4_K")
+    data = encoded(W, "Q4_K")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device(where):
+            assert torch.equal(compiled.encode(kind, W), data)
+            assert compiled.decode(kind, data.numpy()).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_types_that_are_numbers_themselves_decode_too():
     W = rows("normal", 3, 0)
     data = block_type("BF16").encode_plain(W)
