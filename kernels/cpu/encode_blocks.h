@@ -48,12 +48,30 @@ inline void to_bytes(const F* x, I* out) {
   for (int i = 0; i < N; ++i) out[i] = byte(x[i]);
 }
 
-// N numbers from each place, as lanes.
+typedef float Four __attribute__((vector_size(16)));
+
+inline Four four_at(const float* p) {
+  Four x;
+  __builtin_memcpy(&x, p, 16);
+  return x;
+}
+
+// N numbers from each place, as lanes: squares of four by four are turned over in registers.
 template <int N>
 inline void load(const float* from, const int64_t* at, F* x) {
-  float* lanes = reinterpret_cast<float*>(x);
-  for (int l = 0; l < kLanes; ++l)
-    for (int i = 0; i < N; ++i) lanes[i * kLanes + l] = from[at[l] + i];
+  Four* to = reinterpret_cast<Four*>(x);
+  for (int l = 0; l < kLanes; l += 4)
+    for (int i = 0; i < N; i += 4) {
+      const Four a = four_at(from + at[l] + i), b = four_at(from + at[l + 1] + i);
+      const Four c = four_at(from + at[l + 2] + i), d = four_at(from + at[l + 3] + i);
+      const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+      const Four AB = __builtin_shufflevector(a, b, 2, 6, 3, 7), CD = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      Four* square = to + (i * kLanes + l) / 4;
+      square[0] = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+      square[kLanes / 4] = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+      square[2 * kLanes / 4] = __builtin_shufflevector(AB, CD, 0, 1, 4, 5);
+      square[3 * kLanes / 4] = __builtin_shufflevector(AB, CD, 2, 3, 6, 7);
+    }
 }
 
 template <int N>
