@@ -10,22 +10,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from qlab.errors import QlabError
 from qlab.files.gguf import GGUFFile, open_gguf
 from qlab.files.stored import fill, skeleton
-from qlab.ggml import block_type, compiled
+from qlab.ggml import GridType, block_type, compiled
 from qlab.ggml.activations import as_llama_cpp_rounds
 from qlab.ggml.architectures import NameMap, from_gguf
 from qlab.ggml.configs import config_of, with_rope_factors
 from qlab.ggml.tokenizer import tokenizer_of
+from qlab.nn import QEmbedding, QLinear
+from qlab.qtensor import QTensor
+from qlab.tiles import Tiled, format_of, tile_parts
 
+AT_ONCE = 1 << 20
+"""Weights that are unpacked at once on their way into tiles."""
 ROPE_FACTORS = "rope_freqs.weight"
 
 
@@ -61,6 +67,30 @@ class GGUFTensors:
         self._asked.add(stored)
         return from_gguf(name, decoded(self._file, stored), self._config)
 
+    def packed(self, module: str) -> Tiled | None:
+        """The weight of a module for the CPU kernels, read a few rows at a time; None where they have none for it."""
+        name = f"{module}.weight"
+        stored = self._rename.get(name)
+        info = self._file.tensors.get(stored or "")
+        if info is None or len(info.shape) != 2 or not isinstance(kind := block_type(info.type), GridType):
+            return None
+        data = self._file.data(cast(str, stored))
+        order = from_gguf(name, torch.arange(len(data))[:, None], self._config)[:, 0]
+        step = max(16, AT_ONCE // info.shape[1] // 16 * 16)
+
+        def parts() -> Iterator[QTensor]:
+            for rows in order.split(step):
+                yield kind.unpack(torch.from_numpy(data[rows.numpy()]))
+
+        try:
+            format_of(kind.unpack(torch.from_numpy(data[:1].copy())))
+        except QlabError:
+            return None
+        self._asked.add(cast(str, stored))
+        tiled = tile_parts(parts(), len(data))
+        self._file.forget(cast(str, stored))
+        return tiled
+
     def left(self) -> list[str]:
         """Tensors of the file that nobody asked for."""
         return sorted(self._file.tensors.keys() - self._asked)
@@ -80,12 +110,13 @@ def config_from_gguf(path: Path) -> Any:
 
 
 def model_from_gguf(
-    path: Path, dtype: torch.dtype = torch.float32, activations: str = "float"
+    path: Path, dtype: torch.dtype = torch.float32, activations: str = "float", packed: bool = False
 ) -> tuple[PreTrainedModel, Any]:
     """Model and tokenizer of a GGUF file, dequantized to `dtype`, the tokenizer splitting text as llama.cpp does.
 
-    activations: "float" leaves the inputs of linears as they are, "llama.cpp" rounds them as its kernels do. Errors:
-    QlabError naming the file and what in it cannot be read.
+    activations: "float" leaves the inputs of linears as they are, "llama.cpp" rounds them as its kernels do, "int8"
+    those of packed ones. packed: weights of types that the CPU kernels know stay as small as in the file (QLinear,
+    QEmbedding). Errors: QlabError naming the file and what in it cannot be read.
     """
     file = open_gguf(path)
     with _named(file):
@@ -93,6 +124,8 @@ def model_from_gguf(
     tensors = GGUFTensors(file, config)
     with quiet(), _named(file):
         model = skeleton(path, config, dtype)
+        if packed:
+            put_packed(model, tensors, dtype, activations)
         fill(model, tensors, dtype)
     if extra := tensors.left():
         raise QlabError(f"{path}: {extra[0]} ({len(extra)} in all) has no place in {type(model).__name__}: it is not "
@@ -101,6 +134,25 @@ def model_from_gguf(
     if activations == "llama.cpp":
         round_inputs(model, file)
     return model, tokenizer
+
+
+def put_packed(model: PreTrainedModel, tensors: GGUFTensors, dtype: torch.dtype, inputs: str) -> None:
+    """QLinears and QEmbeddings in place of what the file holds in types that the CPU kernels know."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    shared = tensors.packed(_name_of(model, embedding)) if isinstance(embedding, nn.Embedding) else None
+    for name, module in list(model.named_modules()):
+        if module is embedding and shared is not None:
+            model.set_submodule(name, QEmbedding(shared, dtype, float(getattr(module, "embed_scale", 1.0))))
+        elif isinstance(module, nn.Linear):
+            tied = module is head and f"{name}.weight" not in tensors
+            W = shared if tied else tensors.packed(name)
+            if W is not None:
+                bias = None if module.bias is None else tensors[f"{name}.bias"].to(dtype)
+                model.set_submodule(name, QLinear(W, bias, inputs=inputs))
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is wanted)
 
 
 def round_inputs(model: PreTrainedModel, file: GGUFFile) -> None:
@@ -145,8 +197,8 @@ def _named(file: GGUFFile) -> Iterator[None]:
     """Put the file's name in front of what is wrong with it, where it is not said yet."""
     try:
         yield
-    except (QlabError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (QlabError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         if isinstance(error, QlabError) and str(file.path) in str(error):
             raise
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise QlabError(f"cannot read this GGUF file: {file.path}: {reason}; use the Hugging Face folder") from error

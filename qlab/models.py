@@ -27,6 +27,7 @@ from qlab.files.gguf import open_gguf
 from qlab.files.huggingface import open_quantized, quantization_of
 from qlab.files.lazy import LazyModel
 from qlab.from_gguf import config_from_gguf, model_from_gguf, quiet, stored_in
+from qlab.nn import INPUTS, pack
 from qlab.reference import BUILDERS, reference_folder
 
 __all__ = ["LoadedModel", "cache_dir", "load", "load_config", "open_lazily"]
@@ -39,7 +40,7 @@ HUB_SECONDS = 3.0
 """How long to wait for a sign of the hub; its own client tries for 23 seconds and more before it gives up."""
 
 
-ACTIVATIONS = ("float", "llama.cpp")
+ACTIVATIONS = INPUTS
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,25 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     activations: str = "float",
+    packed: bool = False,
 ) -> LoadedModel:
     """Open "reference", "reference-768", a Hugging Face folder, a hub id or a .gguf file.
 
     Weights are floats of `dtype`; linears stored as GPTQ, AWQ or compressed-tensors stay quantized (QLinear).
+    packed: those, and a .gguf file's, stay as small as they are stored, and the CPU kernels multiply them.
     activations: "llama.cpp" rounds the inputs of a .gguf file's linears as that program does (8-bit blocks beside
-    quantized weights), for numbers that can be held against its own; "float" judges the file's weights alone.
+    quantized weights), for numbers that can be held against its own; "int8" those of packed linears, which is
+    fastest; "float" judges the weights alone.
     Errors: QlabError naming what is missing or unreadable and what to do about it.
     """
     name = str(name_or_path)
     if activations not in ACTIVATIONS:
         raise QlabError(f"activations {activations!r}: choose one of {', '.join(ACTIVATIONS)}")
-    if activations != "float" and not name.endswith(".gguf"):
+    if activations == "llama.cpp" and not name.endswith(".gguf"):
         raise QlabError(f"{name} is no .gguf file: how llama.cpp rounds activations depends on its types; use float")
-    model, tokenizer = _open(name, dtype, activations)
+    if activations == "int8" and not packed:
+        raise QlabError("activations int8 are those of the CPU kernels: load with packed=True")
+    model, tokenizer = _open(name, dtype, activations, packed)
     frozen = torch.nn.Module.to(model.eval().requires_grad_(False), device)
     cost = stored_in(open_gguf(name)) | {"activations": activations} if name.endswith(".gguf") else {}
     return LoadedModel(frozen, tokenizer, name, cost)
@@ -118,10 +124,13 @@ def load_config(name_or_path: str | Path) -> Any:
     return _config(Path(_from_hub(name, partial(hf_hub_download, name, "config.json"))))
 
 
-def _open(name: str, dtype: torch.dtype, activations: str) -> tuple[PreTrainedModel, Any]:
+def _open(name: str, dtype: torch.dtype, activations: str, packed: bool) -> tuple[PreTrainedModel, Any]:
     if name.endswith(".gguf"):
-        return model_from_gguf(Path(name).expanduser(), dtype, activations)
-    return _open_folder(model_folder(name), dtype)
+        return model_from_gguf(Path(name).expanduser(), dtype, activations, packed)
+    model, tokenizer = _open_folder(model_folder(name), dtype)
+    if packed:
+        pack(model, activations)
+    return model, tokenizer
 
 
 def model_folder(name: str) -> Path:

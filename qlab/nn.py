@@ -1,16 +1,22 @@
-"""QLinear: a linear layer that holds a QTensor in place of its weight."""
+"""QLinear and QEmbedding: layers that hold quantized weights, as codes to look at or packed for the CPU kernels."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from qlab.errors import QlabError
 from qlab.qtensor import QTensor, check_finite
 from qlab.ranges import round_to_nearest
 from qlab.spec import QuantSpec
+from qlab.tiles import Tiled, tile
+
+INPUTS = ("float", "int8", "llama.cpp")
+AT_ONCE = 1 << 22
+"""Weights that are dequantized at once for a product in floating point: 16 MB of them."""
 
 
 def fake_quantize(X: Tensor, spec: QuantSpec) -> Tensor:
@@ -24,58 +30,168 @@ def fake_quantize(X: Tensor, spec: QuantSpec) -> Tensor:
 
 
 class QLinear(nn.Module):
-    """`y = x̂ · W_hatᵀ + b`: the weight is dequantized at every call, the input rounded to `input_spec`.
+    """`y = x̂ · W_hatᵀ + b`, the input rounded to `input_spec`.
 
-    The reference path: plain torch, one byte a code in memory whatever the bits. Input quantization is simulated in
-    floating point; its numbers are those of the integer product to float32 rounding.
+    weight: a QTensor, one byte a code whatever the bits, dequantized at every call: the reference. Or Tiled, packed
+    (`pack`): then `inputs` says how the CPU multiplies. "float": in float32, a few rows dequantized at a time; "int8":
+    by the integer kernels, inputs rounded to 8 bits by block; "llama.cpp": the same with scales as that program stores
+    them. The reference simulates input quantization in floating point; its numbers are those of the integer product to
+    float32 rounding.
     """
 
-    def __init__(self, qtensor: QTensor, bias: Tensor | None = None, input_spec: QuantSpec | None = None):
+    def __init__(
+        self,
+        weight: QTensor | Tiled,
+        bias: Tensor | None = None,
+        input_spec: QuantSpec | None = None,
+        inputs: str = "float",
+    ):
         super().__init__()
-        self.qtensor = qtensor
+        if inputs not in INPUTS:
+            raise QlabError(f"inputs {inputs!r}: choose one of {', '.join(INPUTS)}")
+        self.weight_ = weight
+        self.inputs = inputs
         self.input_spec = input_spec
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
 
     @property
+    def qtensor(self) -> QTensor:
+        """The codes; of a packed weight they are unpacked at every call."""
+        return self.weight_.qtensor() if isinstance(self.weight_, Tiled) else self.weight_
+
+    @property
+    def spec(self) -> QuantSpec:
+        """How the weight is stored."""
+        return self.weight_.spec
+
+    @property
     def out_features(self) -> int:
         """Rows of the weight."""
-        return self.qtensor.shape[0]
+        return self.weight_.shape[0]
 
     @property
     def in_features(self) -> int:
         """Columns of the weight."""
-        return self.qtensor.shape[1]
+        return self.weight_.shape[1]
+
+    @property
+    def bits_stored(self) -> int:
+        """Bits of the weight as a file holds it."""
+        return self.weight_.bits_stored
+
+    @property
+    def path(self) -> str:
+        """What multiplies: "cpu avx512" for a kernel and its instruction set, "cpu float", or "torch"."""
+        if not isinstance(self.weight_, Tiled):
+            return "torch"
+        return "cpu float" if self.inputs == "float" else f"cpu {self.weight_.multiplies_on}"
 
     def W_hat(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dequantized weight [out, in]."""
-        return self.qtensor.dequantize(dtype)
+        return (
+            self.weight_.dequantize().to(dtype) if isinstance(self.weight_, Tiled) else self.weight_.dequantize(dtype)
+        )
 
     def forward(self, X: Tensor) -> Tensor:
         """`X [..., in]` → [..., out] in the dtype of X."""
         X = X if self.input_spec is None else fake_quantize(X, self.input_spec)
         bias = None if self.bias is None else self.bias.to(X.dtype)
-        return nn.functional.linear(X, self.W_hat(X.dtype), bias)
+        if not isinstance(self.weight_, Tiled):
+            return nn.functional.linear(X, self.W_hat(X.dtype), bias)
+        if X.device.type != "cpu":
+            raise QlabError(f"this layer is packed for the CPU, its input is on {X.device}: load the model unpacked")
+        rows = X.reshape(-1, X.shape[-1]).float()
+        Y = multiply(self.weight_, rows, self.inputs).reshape(*X.shape[:-1], -1).to(X.dtype)
+        return Y if bias is None else Y + bias
 
     def extra_repr(self) -> str:
         """The spec, as `print(model)` shows it."""
         inputs = f", input={self.input_spec}" if self.input_spec else ""
-        return f"in_features={self.in_features}, out_features={self.out_features}, weight={self.qtensor.spec}{inputs}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, weight={self.spec}{inputs}"
+
+
+class QEmbedding(nn.Module):
+    """Rows of a packed matrix by token id, times a factor (gemma's); a tied head is a QLinear of the same Tiled."""
+
+    def __init__(self, weight: Tiled, dtype: torch.dtype = torch.float32, factor: float = 1.0):
+        super().__init__()
+        self.weight_, self.dtype, self.factor = weight, dtype, factor
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """`ids [...]` → [..., columns]."""
+        rows = self.weight_.rows(ids.reshape(-1)).reshape(*ids.shape, -1).to(self.dtype)
+        return rows if self.factor == 1 else rows * torch.tensor(self.factor, dtype=self.dtype)
+
+    def extra_repr(self) -> str:
+        """Shape and spec."""
+        return f"{self.weight_.shape[0]}, {self.weight_.shape[1]}, weight={self.weight_.spec}"
+
+
+def multiply(W: Tiled, X: Tensor, inputs: str) -> Tensor:
+    """X [tokens, in] · W_hatᵀ, float32 [tokens, out], with the inputs as `QLinear` names them."""
+    if inputs != "float":
+        parts = (W.codes, W.scale, W.offset, W.sub)
+        X = X if W.order is None else X[:, W.order]
+        return cast(Tensor, torch.ops.qlab.multiply(X, *parts, W.format, W.group, W.shape[0], inputs == "llama.cpp"))
+    rows, columns = W.shape
+    step = max(16, AT_ONCE // columns // 16 * 16)
+    parts_ = (W.dequantize(at, min(step, rows - at)) for at in range(0, rows, step))
+    return torch.cat([nn.functional.linear(X, part) for part in parts_], 1)
+
+
+@torch.library.custom_op("qlab::multiply", mutates_args=())
+def _multiply(
+    X: Tensor, codes: Tensor, scale: Tensor, offset: Tensor | None, sub: Tensor | None, format: str, group: int,
+    rows: int, half: bool
+) -> Tensor:  # fmt: skip
+    from qlab.kernels import cpu
+
+    Y = torch.empty(len(X), rows)
+    cpu.multiply(format, codes, scale, offset, sub, group, rows, X.contiguous(), Y, half, torch.get_num_threads())
+    return Y
+
+
+@_multiply.register_fake
+def _(X, codes, scale, offset, sub, format, group, rows, half):  # type: ignore[no-untyped-def]
+    return X.new_empty(len(X), rows)
+
+
+def pack(model: nn.Module, inputs: str = "float") -> dict[str, str]:
+    """Pack the QTensors of a model's QLinears for the CPU kernels, in place; name → why, for those that have none."""
+    left: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, QLinear) and isinstance(module.weight_, QTensor):
+            try:
+                module.weight_ = tile(module.weight_)
+                module.inputs = inputs
+            except QlabError as error:
+                left[name] = str(error)
+    return left
+
+
+def paths(model: nn.Module) -> str:
+    """Which way a model's linears are multiplied: "29 linears by cpu avx512, 1 by torch (float32)"."""
+    found: Counter[str] = Counter()
+    for module in model.modules():
+        if isinstance(module, QLinear):
+            found[module.path] += 1
+        elif isinstance(module, nn.Linear):
+            found[f"torch ({str(module.weight.dtype).removeprefix('torch.')})"] += 1
+    return ", ".join(f"{n} {'linears ' if i == 0 else ''}by {path}" for i, (path, n) in enumerate(found.most_common()))
 
 
 def packed_bytes(model: nn.Module) -> int:
     """Bytes of a model as a file would hold it: QTensors packed, every other parameter (tied ones once) at 16 bits."""
-    quantized = sum(m.qtensor.nbytes for m in model.modules() if isinstance(m, QLinear))
-    return quantized + 2 * sum(p.numel() for p in model.parameters())
+    quantized = {id(m.weight_): m.weight_.bits_stored for m in model.modules() if isinstance(m, QLinear | QEmbedding)}
+    return sum(-(-bits // 8) for bits in quantized.values()) + 2 * sum(p.numel() for p in model.parameters())
 
 
 def stored_as(model: nn.Module) -> dict[str, Any]:
     """Bits per weight of a model's linears, and in "stored_as" the specs of those that are QLinears."""
-    found = [m.qtensor for m in model.modules() if isinstance(m, QLinear)]
+    found = [m for m in model.modules() if isinstance(m, QLinear)]
     if not found:
         return {"bits_per_weight": 16.0}
-    counts = Counter(str(Q.spec) for Q in found)
+    counts = Counter(str(m.spec) for m in found)
     told = ", ".join(f"{n} linears {spec}" for spec, n in counts.most_common())
-    return {
-        "bits_per_weight": sum(Q.bits_stored for Q in found) / sum(Q.codes.numel() for Q in found),
-        "stored_as": told,
-    }
+    weights = sum(m.in_features * m.out_features for m in found)
+    return {"bits_per_weight": sum(m.bits_stored for m in found) / weights, "stored_as": told}

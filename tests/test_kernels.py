@@ -67,8 +67,8 @@ def test_types_and_layouts_that_are_refused(array: object):
 
 @pytest.mark.skipif(platform.system() != "Linux" or platform.machine() != "x86_64", reason="asks the x86 Linux kernel")
 def test_features_are_those_the_kernel_reports():
-    names = {"sse4.2": "sse4_2", "avx512vnni": "avx512_vnni"}  # spelled differently there
+    names = {"sse4.2": "sse4_2", "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16"}  # spelled differently there
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next(line for line in lines if line.startswith("flags")).split()
-    asked = ["sse4.2", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni"]
+    asked = ["sse4.2", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512vbmi", "avx512bf16"]
     assert cpu.features() == [name for name in asked if names.get(name, name) in flags]

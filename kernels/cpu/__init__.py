@@ -1,5 +1,35 @@
 """CPU kernels (C++): plain contiguous arrays in and out, the GIL released while they run."""
 
-from ._native import block_types, decode, encode, encode_isas, features, read_sum
+from ._native import (
+    Decoder,
+    block_types,
+    decode,
+    dequantize,
+    dequantize_rows,
+    encode,
+    features,
+    formats,
+    isa,
+    isas,
+    multiply,
+    read_sum,
+    tile,
+    untile,
+)
 
-__all__ = ["block_types", "decode", "encode", "encode_isas", "features", "read_sum"]
+__all__ = [
+    "Decoder",
+    "block_types",
+    "decode",
+    "dequantize",
+    "dequantize_rows",
+    "encode",
+    "features",
+    "formats",
+    "isa",
+    "isas",
+    "multiply",
+    "read_sum",
+    "tile",
+    "untile",
+]

@@ -13,14 +13,11 @@ def read_sum(array: Any, threads: int = 1) -> int:
 def block_types() -> list[str]:
     """The tensor types of GGUF that `encode` and `decode` know."""
 
-def encode_isas() -> list[str]:
-    """The instruction sets that they are compiled for and this processor offers, the fastest first."""
-
-def encode(type: str, W: Any, out: Any, importance: Any = None, threads: int = 1, isa: str | None = None) -> bool:
+def encode(type: str, W: Any, out: Any, importance: Any = None, threads: int = 1, isa: str = "") -> bool:
     """Write blocks of `W` float32 [rows, row] to `out` uint8 [rows, bytes of a row], by llama.cpp's own search.
 
-    importance: float32 [row]. isa: one of `encode_isas`, the fastest by default; all write the same bytes, whatever the
-    number of threads. False, and nothing of use in `out`, where a number or a scale is NaN, infinite or too large.
+    importance: float32 [row]. isa: one of `isas`, the best by default; all write the same bytes, whatever the number of
+    threads. False, and nothing of use in `out`, where a number or a scale is NaN, infinite or too large.
     Raises TypeError for another dtype or layout, ValueError for shapes that do not fit and names that are not known.
     """
 

@@ -7,14 +7,13 @@
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
-#include <cstring>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "encode.h"
-#include "kernels.h"
+#include "isa.h"
 #include "pool.h"
 
 namespace nb = nanobind;
@@ -24,47 +23,19 @@ using Array = nb::ndarray<T, nb::ndim<kDimensions>, nb::c_contig, nb::device::cp
 // Weights that a thread takes at once: a batch of every leaf, and little enough to share evenly.
 constexpr int64_t kWeightsAtOnce = 16 * 256, kRowsAtOnce = 16;
 
-static bool offers(std::initializer_list<const char*> needed) {
-  for (const char* name : needed) {
-    bool found = false;
-    for (const char* const* has = cpu_features(); *has; ++has) found |= std::strcmp(*has, name) == 0;
-    if (!found) return false;
-  }
-  return true;
-}
-
-// The leaves that this processor runs, the fastest first.
-static const std::vector<const EncodeLeaf*>& leaves() {
-  static const std::vector<const EncodeLeaf*> found = [] {
-    std::vector<const EncodeLeaf*> all;
+static const EncodeLeaf& leaf_of(const std::string& isa) {
+  const std::string name = isa_named(isa).name;
 #if defined(__x86_64__)
-    if (offers({"avx512f", "avx512bw", "avx512vl"})) all.push_back(&encode_avx512);
-    if (offers({"avx2"})) all.push_back(&encode_avx2);
+  if (name == encode_avx512.isa) return encode_avx512;
+  if (name == encode_avx2.isa) return encode_avx2;
 #endif
-    all.push_back(&encode_baseline);
-    return all;
-  }();
-  return found;
-}
-
-static std::vector<std::string> encode_isas() {
-  std::vector<std::string> names;
-  for (const EncodeLeaf* leaf : leaves()) names.emplace_back(leaf->isa);
-  return names;
+  return encode_scalar;
 }
 
 static std::vector<std::string> block_types() {
   std::vector<std::string> names;
-  for (const Decoder& type : decoders) names.emplace_back(type.name);
+  for (const BlockDecoder& type : block_decoders) names.emplace_back(type.name);
   return names;
-}
-
-static const EncodeLeaf& leaf_of(const std::optional<std::string>& isa) {
-  for (const EncodeLeaf* leaf : leaves())
-    if (!isa || *isa == leaf->isa) return *leaf;
-  std::string known;
-  for (const EncodeLeaf* leaf : leaves()) known += std::string(known.empty() ? "" : ", ") + leaf->isa;
-  throw std::invalid_argument("isa is " + *isa + ": this processor has " + known);
 }
 
 // The type of that name among encoders or decoders.
@@ -90,10 +61,9 @@ static void check_shape(const char* name, int64_t rows, int64_t columns, int64_t
 }
 
 static bool encode(const std::string& name, Array<const float, 2> W, Array<uint8_t, 2> out,
-                   std::optional<Array<const float, 1>> importance, int threads,
-                   const std::optional<std::string>& isa) {
+                   std::optional<Array<const float, 1>> importance, int threads, const std::string& isa) {
   const EncodeLeaf& leaf = leaf_of(isa);
-  const Encoder& type = type_of(leaf.types, name);
+  const BlockEncoder& type = type_of(leaf.types, name);
   const int64_t rows = W.shape(0), row = W.shape(1);
   check_threads(threads);
   if (row % type.weights)
@@ -122,7 +92,7 @@ static bool encode(const std::string& name, Array<const float, 2> W, Array<uint8
 }
 
 static void decode(const std::string& name, Array<const uint8_t, 2> data, Array<float, 2> out, int threads) {
-  const Decoder& type = type_of(decoders, name);
+  const BlockDecoder& type = type_of(block_decoders, name);
   const int64_t rows = data.shape(0), row = data.shape(1);
   check_threads(threads);
   if (row % type.bytes)
@@ -139,9 +109,8 @@ static void decode(const std::string& name, Array<const uint8_t, 2> data, Array<
 
 void bind_encode(nb::module_& m) {
   m.def("block_types", &block_types, "The types of GGUF that are encoded and decoded here.");
-  m.def("encode_isas", &encode_isas, "The instruction sets that encoders exist for and this processor offers.");
   m.def("encode", &encode, nb::arg("type"), nb::arg("W").noconvert(), nb::arg("out").noconvert(),
-        nb::arg("importance").noconvert() = nb::none(), nb::arg("threads") = 1, nb::arg("isa") = nb::none(),
+        nb::arg("importance").noconvert() = nb::none(), nb::arg("threads") = 1, nb::arg("isa") = "",
         "Blocks of W float32 [rows, row] into out; False where a number or a scale is not finite.");
   m.def("decode", &decode, nb::arg("type"), nb::arg("data").noconvert(), nb::arg("out").noconvert(),
         nb::arg("threads") = 1, "The numbers, float32, of blocks uint8 [rows, bytes].");

@@ -14,7 +14,7 @@ struct EncodeJob {
   uint8_t* out;
 };
 
-struct Encoder {
+struct BlockEncoder {
   const char* name;
   int weights, bytes;  // of a block
   Importance importance;
@@ -27,12 +27,12 @@ constexpr int kBlockTypes = 16;
 
 struct EncodeLeaf {
   const char* isa;
-  Encoder types[kBlockTypes];
+  BlockEncoder types[kBlockTypes];
   // Mean square of rows [begin, end), summed in order.
   void (*row_squares)(const float* W, int64_t row, int64_t begin, int64_t end, float* out);
 };
 
-struct Decoder {
+struct BlockDecoder {
   const char* name;
   int weights, bytes;
   void (*decode)(const uint8_t* data, int64_t blocks, float* out);
@@ -41,8 +41,8 @@ struct Decoder {
 // IQ4_NL's levels, ggml's kvalues_iq4nl.
 constexpr float kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
-extern const Decoder decoders[kBlockTypes];
-extern const EncodeLeaf encode_baseline;
+extern const BlockDecoder block_decoders[kBlockTypes];
+extern const EncodeLeaf encode_scalar;
 #if defined(__x86_64__)
 extern const EncodeLeaf encode_avx2;
 extern const EncodeLeaf encode_avx512;

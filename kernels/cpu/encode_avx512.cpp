@@ -1,6 +1,4 @@
-// The encoders for AVX512.
+// The encoders of AVX512.
 #include "encode_leaf.h"
 
-#if defined(__x86_64__)
 const EncodeLeaf encode_avx512 = leaf("avx512");
-#endif

@@ -18,7 +18,7 @@ void row_squares(const float* W, int64_t row, int64_t begin, int64_t end, float*
 }
 
 template <class Type>
-constexpr Encoder encoder() {
+constexpr BlockEncoder encoder() {
   return {Type::name, Type::weights, Type::bytes, Type::importance, encode_type<Type>};
 }
 

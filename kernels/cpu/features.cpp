@@ -17,6 +17,8 @@ const char* const* cpu_features() {
   ASK("avx512bw");
   ASK("avx512vl");
   ASK("avx512vnni");
+  ASK("avx512vbmi");
+  ASK("avx512bf16");
   return found;
 }
 #elif defined(__aarch64__)

@@ -20,6 +20,9 @@ using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::
 // A thread has nothing to gain from less than this: starting it takes longer than reading a page.
 constexpr size_t kMinSpan = 4096;
 
+void bind_decoder(nb::module_& m);
+void bind_tile(nb::module_& m);
+
 static std::vector<std::string> features() {
   std::vector<std::string> names;
   for (const char* const* name = cpu_features(); *name; ++name) names.emplace_back(*name);
@@ -44,6 +47,8 @@ static uint64_t read_sum(Bytes array, int threads) {
 }
 
 NB_MODULE(_native, m) {
+  bind_decoder(m);
+  bind_tile(m);
   m.def("features", &features, "The instruction sets this processor offers, such as `avx2`.");
   m.def("read_sum", &read_sum, nb::arg("array").noconvert(), nb::arg("threads") = 1,  // a silent copy would be timed
         "Sum of the 64-bit words of a contiguous 1-D uint8 array, modulo 2**64; trailing bytes count one by one.");

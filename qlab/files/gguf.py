@@ -140,6 +140,10 @@ class GGUFFile:
         raw = np.frombuffer(self._source[name].map, np.uint8, info.nbytes, info.offset)
         return raw.reshape(*info.shape[:-1], -1)
 
+    def forget(self, name: str) -> None:
+        """Give back the memory of the pages that reading a tensor has mapped; they are read again when asked for."""
+        self._source[name].map.madvise(mmap.MADV_DONTNEED)
+
     def __repr__(self) -> str:
         architecture = self.metadata.get("general.architecture", "no architecture")
         return f"GGUFFile({str(self.path)!r}, {architecture}, {len(self.tensors)} tensors, {len(self.metadata)} keys)"

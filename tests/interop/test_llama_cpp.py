@@ -23,7 +23,7 @@ from qlab.texts import load_text, tokens
 
 MODELS = ("reference", "reference-768")
 PROMPTS = ("The capital of France is", "To bake bread, you need")
-WINDOWS, NEW = 2, 32
+WINDOWS, NEW = 8, 32  # two windows are not enough: rounded activations alone move their perplexity by 1 %
 TYPES = [name for name in FILE_TYPES if name not in ("F32", "Q2_K_S")]  # Q2_K_S needs an importance matrix
 REPORT = os.environ.get("QLAB_LLAMA_CPP_REPORT")
 """A file that gets one line of JSON for each test, if it is named."""
@@ -49,10 +49,8 @@ def test_a_file_is_llama_cpps(model, name, floats, tmp_path):
 
     loaded = load(path)
     ids = tokens(loaded.tokenizer, load_text("britannica").text, WINDOWS * WINDOW)
-    ours, weights_alone = (
-        evaluate(model, ids, window=WINDOW, protocol="llama.cpp", progress=False).perplexity
-        for model in (load(path, activations="llama.cpp").model, loaded.model)
-    )
+    judged = load(path, activations="llama.cpp", packed=True).model
+    ours = evaluate(judged, ids, window=WINDOW, protocol="llama.cpp", progress=False).perplexity
     with opened(path) as llama:
         theirs = perplexity(llama, ids)
         direct = [agreement(loaded, llama, prompt) for prompt in PROMPTS]
@@ -60,7 +58,7 @@ def test_a_file_is_llama_cpps(model, name, floats, tmp_path):
     with opened(decoded) as llama:
         texts = [(spoken(loaded, prompt), continued(llama, encoded(loaded, llama, prompt), NEW)) for prompt in PROMPTS]
     noise = itself(path, encoded_prompt(loaded, PROMPTS[0]))
-    line = {"model": model, "type": name, "same_bytes": same_bytes, "perplexity": ours, "weights_alone": weights_alone,
+    line = {"model": model, "type": name, "same_bytes": same_bytes, "perplexity": ours,
             "llama.cpp": theirs, "direct": direct, "self_noise": noise}  # fmt: skip
     print(f"\n{json.dumps(line)}")
     if REPORT:

@@ -78,7 +78,7 @@ def test_every_grid_type_is_compiled():
 @given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4), seed=st.integers(0, 2**32), data=st.data())
 def test_the_bytes_are_those_of_torch(name, importance, kinds, seed, data):
     W = torch.cat([rows(kind, 1, seed + i) for i, kind in enumerate(kinds)])
-    how = {"threads": data.draw(st.sampled_from([1, 2, 5])), "isa": data.draw(st.sampled_from(cpu.encode_isas()))}
+    how = {"threads": data.draw(st.sampled_from([1, 2, 5])), "isa": data.draw(st.sampled_from(cpu.isas()))}
     weights = importance_of(importance, seed)
     theirs, ours = in_torch(name, W, weights), by_kernel(name, W, weights, **how)
     if theirs is None:
@@ -93,7 +93,7 @@ def many() -> Tensor:
     return torch.cat([rows(kind, 7, i) for i, kind in enumerate(("normal", "uniform", "one outlier", "few values"))])
 
 
-@pytest.mark.parametrize("isa", cpu.encode_isas())
+@pytest.mark.parametrize("isa", cpu.isas())
 @pytest.mark.parametrize("name", grid_types())
 @pytest.mark.parametrize("importance", [None, "uneven"])
 def test_no_row_of_plain_weights_is_given_up(name, isa, importance):
@@ -145,7 +145,7 @@ def test_every_float16_is_rounded_to_and_read_alike():
 def test_what_is_not_finite_is_given_up_and_named(name, bad):
     W = rows("normal", 2, 0)
     W[1, 300] = bad
-    assert all(by_kernel(name, W, None, isa=isa) is None for isa in cpu.encode_isas())
+    assert all(by_kernel(name, W, None, isa=isa) is None for isa in cpu.isas())
     assert by_kernel(name, rows("normal", 2, 0), torch.full((ROW,), bad)) is None or name in (
         "Q8_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4",  # importance is nothing to them
     )  # fmt: skip
@@ -199,7 +199,7 @@ W, OUT = np.zeros((2, 256), np.float32), np.zeros((2, 144), np.uint8)
     ("change", "error", "message"),
     [
         ({"type": "Q9_K"}, ValueError, r"type is Q9_K: choose one of Q4_0, .*NVFP4"),
-        ({"isa": "mmx"}, ValueError, r"isa is mmx: this processor has .*baseline"),
+        ({"isa": "mmx"}, ValueError, r"isa is mmx: this processor runs .*scalar"),
         ({"threads": 0}, ValueError, "threads is 0"),
         ({"W": W[:, :128].copy()}, ValueError, "W has rows of 128: Q4_K needs a multiple of 256"),
         ({"out": OUT[:, :143].copy()}, ValueError, r"out is \[2, 143\]: \[2, 144\] is needed"),

@@ -1,6 +1,7 @@
 // Blocks of GGUF back to numbers: scale · level + offset, as qlab/ggml/ reads them. Plain loops, one block at a time:
 // vectors wider than every processor's were slower, since most blocks are as short as two of them.
 #include "encode.h"
+#include "half.h"
 
 namespace {
 
@@ -17,11 +18,7 @@ inline float float_of(uint32_t bits) {
 }
 
 // The float16 at p.
-inline float half_at(const uint8_t* p) {
-  const uint32_t h = p[0] | p[1] << 8, sign = (h & 0x8000) << 16, size = (h & 0x7fff) << 13;
-  const float x = (h & 0x7c00) == 0x7c00 ? float_of(size | 0x7f800000) : float_of(size) * 0x1p112f;
-  return sign ? -x : x;
-}
+inline float half_at(const uint8_t* p) { return half_to_float(static_cast<uint16_t>(p[0] | p[1] << 8)); }
 
 // The inverse of put_planes: codes << shift, beside what stands in `codes` where kBeside.
 template <int kBits, int kRun, bool kBeside>
@@ -200,13 +197,13 @@ void decode_all(const uint8_t* data, int64_t blocks, float* out) {
 }
 
 template <int kWeights, int kBytes, void (*decode_block)(const uint8_t*, float*)>
-constexpr Decoder decoder(const char* name) {
+constexpr BlockDecoder decoder(const char* name) {
   return {name, kWeights, kBytes, decode_all<kWeights, kBytes, decode_block>};
 }
 
 }  // namespace
 
-const Decoder decoders[kBlockTypes] = {
+const BlockDecoder block_decoders[kBlockTypes] = {
     decoder<32, 18, decode_nibbles<4, false>>("Q4_0"), decoder<32, 20, decode_nibbles<4, true>>("Q4_1"),
     decoder<32, 22, decode_nibbles<5, false>>("Q5_0"), decoder<32, 24, decode_nibbles<5, true>>("Q5_1"),
     decoder<32, 34, decode_q8_0>("Q8_0"),              decoder<256, 84, decode_q2_k>("Q2_K"),

@@ -1,0 +1,237 @@
+"""The layout that the CPU kernels read: sixteen rows by thirty-two columns at a time, packed as small as a file is.
+
+`kernels/cpu/tiles.h` draws it. A QTensor goes in once, when a model is loaded, and comes out again unchanged; what
+every kind of file holds (GGUF's blocks, GPTQ, AWQ, compressed-tensors) is a QTensor before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from qlab.errors import QlabError
+from qlab.kernels import cpu
+from qlab.qtensor import QTensor
+from qlab.spec import DTYPES, QuantSpec
+
+ROWS, BLOCK, SUPER = 16, 32, 256
+TABLES = {"iq4_nl"}
+
+
+@dataclass(frozen=True, eq=False)
+class Tiled:
+    """A quantized matrix [rows, columns] as tiles. `format` is one of `cpu.formats()`; shapes stand in `tiles.h`.
+
+    order: the columns in the order in which they are stored, where groups are scattered over them (act-order).
+    group: blocks of 32 columns that share a scale. bits_stored: of the QTensor, as a file holds it.
+    """
+
+    format: str
+    shape: tuple[int, int]
+    spec: QuantSpec
+    group: int
+    bits_stored: int
+    codes: Tensor
+    scale: Tensor
+    offset: Tensor | None = None
+    sub: Tensor | None = None
+    order: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        parts = (self.codes, self.scale, self.offset, self.sub, self.order)
+        return sum(t.numel() * t.element_size() for t in parts if t is not None)
+
+    def _matrix(self) -> tuple[Any, ...]:
+        return self.format, self.codes, self.scale, self.offset, self.sub, self.group, self.shape[0]
+
+    @property
+    def multiplies_on(self) -> str:
+        """The instruction set whose kernel multiplies."""
+        return cpu.isa()
+
+    def multiply(self, X: Tensor, half: bool = False, isa: str = "", threads: int | None = None) -> Tensor:
+        """X̂ · W_hatᵀ, float32 [tokens, rows], of X float32 [tokens, columns] rounded to 8 bits by block.
+
+        half: blocks of 32 inputs store their scale in float16, as llama.cpp's do. An input with a NaN or an infinity
+        gives NaN for its whole token.
+        """
+        X = X if self.order is None else X[:, self.order]
+        Y = torch.empty(len(X), self.shape[0])
+        cpu.multiply(*self._matrix(), X.contiguous(), Y, half, threads or torch.get_num_threads(), isa)
+        return Y
+
+    def dequantize(self, first: int = 0, rows: int | None = None) -> Tensor:
+        """W_hat float32 of `rows` rows from `first`, a multiple of 16; all of them by default."""
+        rows = self.shape[0] - first if rows is None else rows
+        out = torch.empty(rows, self.shape[1])
+        cpu.dequantize(*self._matrix(), first, out, torch.get_num_threads())
+        return out if self.order is None else out[:, self.order.argsort()]
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """W_hat float32 [ids, columns] of the rows `ids` int64 [n] alone."""
+        out = torch.empty(len(ids), self.shape[1])
+        cpu.dequantize_rows(*self._matrix(), ids.contiguous(), out, torch.get_num_threads())
+        return out if self.order is None else out[:, self.order.argsort()]
+
+    def qtensor(self) -> QTensor:
+        """The QTensor that was tiled."""
+        codes = torch.empty(self.shape, dtype=torch.uint8)
+        cpu.untile(self.codes, 0, codes, torch.get_num_threads())
+        rows, kind = self.shape[0], cpu.formats()[self.format]
+        scale: Tensor | QTensor = untiled(self.scale, rows)
+        offset: Tensor | QTensor | None = None if self.offset is None else untiled(self.offset, rows)
+        zero = None
+        if kind["super"]:
+            assert self.sub is not None and isinstance(scale, Tensor) and self.spec.scale is not None
+            steps, minima = _parted(self.sub, kind)
+            first = int(self.spec.scale.grid.levels[0])
+            steps = untiled(steps, rows) - (0 if kind["extra"] == "min" else 128 + first)
+            scale = QTensor(steps.to(torch.uint8), scale, self.spec.scale)
+            if minima is not None:
+                assert self.spec.offset is not None
+                offset = QTensor(untiled(minima, rows), -cast(Tensor, offset), self.spec.offset)
+        elif kind["extra"] == "zero":
+            zero, offset = offset, None
+        else:
+            scale = cast(Tensor, scale).to(DTYPES[self.spec.dtype])
+        index = None
+        if self.order is not None:
+            back = self.order.argsort()
+            codes, index = codes[:, back], (back // (self.group * BLOCK)).to(torch.int32)
+        return QTensor(codes, scale, self.spec, cast("Tensor | None", zero), offset, index)
+
+
+def tile(Q: QTensor) -> Tiled:
+    """Q in the kernels' layout; QlabError, saying why, where no kernel reads what it holds."""
+    spec, (rows, columns) = Q.spec, Q.shape
+    name, group = format_of(Q)
+    order = None
+    codes, index = Q.codes, Q.group_index
+    if index is not None:
+        order = index.long().argsort(stable=True)
+        codes = codes[:, order]
+        if not torch.equal(index.long()[order], torch.arange(columns) // spec.group_in(columns)):
+            raise QlabError(f"the groups of {spec} are not of one size: torch multiplies this layer")
+    tiles = torch.empty(-(-rows // ROWS), columns // BLOCK, 64 * spec.bits, dtype=torch.uint8)
+    cpu.tile(codes.contiguous(), spec.bits, tiles, torch.get_num_threads())
+    found = Tiled(name, (rows, columns), spec, group, Q.bits_stored, tiles, torch.empty(0), order=order)
+    return replace(found, **(_super_arrays if isinstance(Q.scale, QTensor) else _plain_arrays)(Q, name))
+
+
+def _plain_arrays(Q: QTensor, format: str) -> dict[str, Any]:
+    """One float scale a group, and a zero point or a minimum."""
+    scale = cast(Tensor, Q.scale)
+    extra = {"none": None, "zero": Q.zero, "min": Q.offset}[cpu.formats()[format]["extra"]]
+    if extra is not None and extra is Q.zero:
+        extra = extra.to(torch.uint8)
+    return {
+        "scale": tiled(scale if scale.dtype == torch.float16 else scale.float()),
+        "offset": None if extra is None else tiled(cast(Tensor, extra)),
+    }
+
+
+def _super_arrays(Q: QTensor, format: str) -> dict[str, Any]:
+    """Scales and minima of one byte under a float16 for 256 columns; a signed scale is stored + 128."""
+    kind, scale = cpu.formats()[format], cast(QTensor, Q.scale)
+    per, d = SUPER // kind["span"], tiled(cast(Tensor, scale.scale))
+    steps = scale.codes.to(torch.int16) + int(scale.spec.grid.levels[0])
+    if kind["extra"] == "none":
+        return {"scale": d, "sub": tiled((steps + 128).to(torch.uint8), per)}
+    offset, steps = cast(QTensor, Q.offset), steps.to(torch.uint8)
+    if kind["nibbles"]:
+        sub = tiled(steps | offset.codes << 4, per)
+    else:
+        sub = torch.cat([tiled(steps, per), tiled(offset.codes, per)], 2)
+    return {"scale": d, "offset": tiled(-cast(Tensor, offset.scale)), "sub": sub}
+
+
+def tile_parts(parts: Iterable[QTensor], rows: int) -> Tiled:
+    """The same for a matrix of `rows` rows that comes in parts, each but the last a multiple of 16 rows.
+
+    Memory is the tiles and one part.
+    """
+    whole: dict[str, Any] = {}
+    at = bits = 0
+    for Q in parts:
+        part = tile(Q)
+        bits += part.bits_stored
+        for name in ("codes", "scale", "offset", "sub"):
+            piece = getattr(part, name)
+            if piece is not None:
+                target = whole.setdefault(name, piece.new_empty(-(-rows // ROWS), *piece.shape[1:]))
+                target[at : at + len(piece)] = piece
+        at += len(part.codes)
+    return replace(part, shape=(rows, part.shape[1]), bits_stored=bits, **whole)
+
+
+def tiled(values: Tensor, per: int | None = None) -> Tensor:
+    """[rows, n] → [tiles, n, 16], missing rows as zeros; [tiles, n / per, per, 16] where `per` is given."""
+    missing = -len(values) % ROWS
+    x = torch.nn.functional.pad(values, (0, 0, 0, missing)).unflatten(0, (-1, ROWS)).transpose(1, 2)
+    return (x if per is None else x.unflatten(1, (-1, per))).contiguous()
+
+
+def untiled(values: Tensor, rows: int) -> Tensor:
+    """The inverse of `tiled`."""
+    x = values.flatten(1, -2)
+    return x.transpose(1, 2).flatten(0, 1)[:rows].contiguous()
+
+
+def format_of(Q: QTensor) -> tuple[str, int]:
+    """The kernels' format for Q, and how many blocks of 32 columns share a scale; QlabError where there is none."""
+    spec, columns = Q.spec, Q.shape[1]
+    nested = isinstance(Q.scale, QTensor)
+    extra = "zero" if Q.zero is not None else "min" if Q.offset is not None else "none"
+    size = spec.group_in(columns)
+    span = size if nested else BLOCK
+    name = _by_fields().get((spec.bits, spec.grid.name in TABLES, nested, span, extra))
+    if problem := _problem(Q, name, size):
+        raise QlabError(f"{spec} has no CPU kernel: {problem}; torch multiplies this layer")
+    return cast(str, name), 8 if nested else size // BLOCK
+
+
+def _problem(Q: QTensor, name: str | None, size: int) -> str | None:
+    """What keeps a kernel from reading Q."""
+    spec, columns = Q.spec, Q.shape[1]
+    if not (spec.grid.is_integer or spec.grid.name in TABLES) or spec.blocking != "row":
+        return "its grid is not one of integers in rows"
+    if name is None or Q.scale is None:
+        return "no kernel has these bits with these scales"
+    if isinstance(Q.scale, QTensor):
+        offset = Q.offset.scale if isinstance(Q.offset, QTensor) else Q.offset
+        plain = all(p is None or (isinstance(p, Tensor) and p.dtype == torch.float16) for p in (Q.scale.scale, offset))
+        per = spec.scale.group_in(columns // size) * size if spec.scale else 0
+        return None if plain and per == SUPER and columns % SUPER == 0 else "its scales are not those of a super-block"
+    if columns % BLOCK or size % BLOCK:
+        return f"rows of {columns} in groups of {size} are no multiples of 32"
+    if Q.zero is not None and not 0 <= int(Q.zero.min()) <= int(Q.zero.max()) < 256:
+        return "a zero point does not fit a byte"
+    if Q.zero is None and Q.offset is None and spec.grid.is_integer and spec.grid.levels[0] != -(2 ** (spec.bits - 1)):
+        return "its codes are neither signed nor have a zero point"
+    if isinstance(Q.offset, QTensor) or (Q.offset is not None and Q.offset.dtype != torch.float16):
+        return "its minima are not float16"
+    if Q.scale.shape[0] != Q.shape[0] or Q.scale.shape[1] != spec.group_count(columns):
+        return "its scales are shared between rows"
+    return None
+
+
+@cache
+def _by_fields() -> dict[tuple[int, bool, bool, int, str], str]:
+    return {(k["bits"], k["table"], k["super"], k["span"], k["extra"]): name for name, k in cpu.formats().items()}
+
+
+def _parted(sub: Tensor, kind: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """Scales and minima of super-blocks [tiles, supers, groups, 16]."""
+    if kind["nibbles"]:
+        return sub & 15, sub >> 4
+    if kind["extra"] == "min":
+        half = sub.shape[2] // 2
+        return sub[:, :, :half], sub[:, :, half:]
+    return sub, None
