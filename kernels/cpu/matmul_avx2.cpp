@@ -14,6 +14,7 @@ struct V {
   static constexpr int kLanes = 8;
   // A pair of unsigned 8-bit codes times inputs overflows 16 bits; signed ones, |w|·(±x), do not.
   static constexpr bool kSigned = true;
+  static constexpr int kStreams = 2;  // tiles that one token goes through together
   static constexpr int kAhead = 2048;
 
   static Int load(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }

@@ -12,6 +12,7 @@ struct V {
   using Float = __m512;
   static constexpr int kLanes = 16;
   static constexpr bool kSigned = false;
+  static constexpr int kStreams = 4;  // tiles that one token goes through together
   static constexpr int kAhead = 2048;  // bytes between what is multiplied and what is fetched
 
   static Int load(const uint8_t* p) { return _mm512_loadu_si512(p); }

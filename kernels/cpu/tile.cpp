@@ -29,6 +29,7 @@ int zero_of(const Format& format) {
 namespace {
 
 constexpr int kQuads = kBlock / 4;
+constexpr int64_t kStream = 4;  // tiles that a kernel may read side by side
 constexpr int kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 using Quads = uint8_t[kQuads][64];  // a block with a byte for every code: [column / 4][4 · row + column % 4]
 
@@ -226,6 +227,19 @@ class Rounded {
   std::vector<int32_t> sum_;
 };
 
+// Tiles [first, last) with one token tile; the matrix' last tile may reach beyond its rows.
+void multiply_part(Multiply run, const Product& p, const Outputs& o, const Batch& batch, int64_t first, int64_t last) {
+  const Inputs in{o.codes, o.scale, o.sum, o.start};
+  float* const y = p.y + batch.first * p.rows;
+  const int64_t whole = std::min(last, p.rows / kRows);
+  if (first < whole) run(p.tiles, in, y + first * kRows, p.rows, first, whole);
+  if (whole == last) return;
+  float edge[kMostTokens * kRows];
+  run(p.tiles, in, edge, kRows, last - 1, last);
+  for (int m = 0; m < batch.tokens; ++m)
+    std::copy_n(edge + m * kRows, p.rows % kRows, y + m * p.rows + (last - 1) * kRows);
+}
+
 Rounding rounding_for(const Format& f, bool half) { return {input_block(f), f.span, zero_of(f), half}; }
 
 bool same(const Rounding& a, const Rounding& b) { return a.block == b.block && a.span == b.span && a.zero == b.zero; }
@@ -262,28 +276,17 @@ void multiply_tiles(const Isa& isa, const std::vector<Product>& products, const 
   int64_t tiles = 0;
   for (const Product& p : products) first.push_back(tiles), tiles += tiles_of(p.rows);
   // Small enough that a thread which another program delays holds up no one, large enough to stream.
-  const int64_t grain = std::max<int64_t>(1, tiles / (8 * threads));
+  const int64_t grain = std::max<int64_t>(kStream, tiles / (8 * threads) / kStream * kStream);
   parallel(tiles, grain, threads, [&](int64_t begin, int64_t end) {
-    size_t which = products.size() - 1;
-    while (first[which] > begin) --which;
-    for (int64_t i = begin; i < end; ++i) {
-      if (which + 1 < products.size() && i == first[which + 1]) ++which;
+    for (size_t which = 0; which < products.size(); ++which) {
       const Product& p = products[which];
-      const int64_t t = i - first[which];
-      for (const Batch& batch : parts) {  // a tile stays in the cache while the tokens pass by
-        const Outputs o = rounded[way_of[which]].at(batch);
-        const Inputs in{o.codes, o.scale, o.sum, o.start};
-        const Multiply run = isa.multiply[p.format][batch.index];
-        float* to = p.y + batch.first * p.rows + t * kRows;
-        if ((t + 1) * kRows <= p.rows) {
-          run(p.tiles, in, to, p.rows, t, t + 1);
-          continue;
-        }
-        float edge[kMostTokens * kRows];  // the last tile may reach beyond the matrix
-        run(p.tiles, in, edge, kRows, t, t + 1);
-        for (int m = 0; m < batch.tokens; ++m)
-          std::copy_n(edge + m * kRows, p.rows - t * kRows, to + m * p.rows);
-      }
+      const int64_t from = std::max(begin - first[which], int64_t{0});
+      const int64_t to = std::min(end - first[which], tiles_of(p.rows));
+      // One token takes all tiles at a time; for several, a tile stays in the cache while the tokens pass by.
+      const int64_t step = tokens == 1 ? to - from : 1;
+      for (int64_t t = from; t < to; t += step)
+        for (const Batch& batch : parts)
+          multiply_part(isa.multiply[p.format][batch.index], p, rounded[way_of[which]].at(batch), batch, t, t + step);
     }
   });
 }

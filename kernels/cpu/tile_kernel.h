@@ -26,104 +26,121 @@ inline __attribute__((always_inline)) typename V::Int codes_of(const uint8_t* p,
   }
 }
 
-template <class V, Format F, int M>
-void multiply(const Tiles& w, const Inputs& x, float* y, int64_t stride, int64_t first, int64_t last) {
+// T neighbouring tiles from `tile` on with M tokens: y[m · stride + 16 · i + r] for tile i and row r of it. `pass` picks
+// one vector of the rows where a pass does not take them all.
+template <class V, Format F, int M, int T>
+inline void product(const Tiles& w, const Inputs& x, float* y, int64_t stride, int64_t tile, int pass) {
   using Int = typename V::Int;
   using Float = typename V::Float;
-  constexpr int kVectors = kRows / V::kLanes;
-  // One token is bound by memory: read a block once. Several are bound by registers: take the rows of one vector.
-  constexpr int H = M == 1 ? kVectors : 1;
-  constexpr int P = kBlock / F.span;           // parts of a block with a scale of their own
-  constexpr int kSteps = 8 / P;                // vectors of 4 columns in a part
-  constexpr int kCodes = 64 * F.bits;          // bytes of a block
+  constexpr int H = M == 1 ? kRows / V::kLanes : 1;  // vectors of a tile's rows
+  constexpr int S = T * H;                           // vectors of rows in all
+  constexpr int P = kBlock / F.span;                 // parts of a block with a scale of their own
+  constexpr int kSteps = 8 / P;                      // vectors of 4 columns in a part
+  constexpr int kCodes = 64 * F.bits;                // bytes of a block
   constexpr int kSubs = F.super ? kSuper / F.span * kRows * (F.extra == Extra::min && !F.nibbles ? 2 : 1) : 0;
   const int64_t groups = F.super ? w.blocks / 8 : (w.blocks + w.group - 1) / w.group;
 
-  for (int64_t t = first; t < last; ++t) {
-    for (int pass = 0; pass < kVectors; pass += H) {
-      Float acc[H][M], part[H][M];
-      Int less[H][M];
-      for (int h = 0; h < H; ++h)
-        for (int m = 0; m < M; ++m) acc[h][m] = V::zero(), part[h][m] = V::zero(), less[h][m] = V::none();
-      const uint8_t* codes = w.codes + t * w.blocks * kCodes;
-      int64_t group = t * groups, within = 0;  // the group, or super-block, and the block within it
-      for (int64_t b = 0; b < w.blocks; ++b, codes += kCodes) {
-        if constexpr (M == 1)
-          for (int v = 0; v < F.bits; ++v) V::prefetch(codes + 64 * v + V::kAhead);
-#pragma GCC unroll 4
-        for (int h = 0; h < H; ++h) {
-          const int row = V::kLanes * (pass + h);
-          const uint8_t* mine = codes + 4 * row;
-          const int64_t at = group * kRows + row;
-          const uint8_t* sub = F.super ? w.sub + group * kSubs + within * P * kRows + row : nullptr;
-          Float scale = V::zero();
-          if constexpr (!F.super) scale = w.wide ? V::floats((const float*)w.scale + at) : V::halves((const uint16_t*)w.scale + at);
-#pragma GCC unroll 2
-          for (int p = 0; p < P; ++p) {
-            typename V::template Dot<F> dot[M];
-            for (int m = 0; m < M; ++m) dot[m].begin(F.extra == Extra::none ? x.start + (b * P + p) * M + m : nullptr);
+  Float acc[S][M], part[S][M];
+  Int less[S][M];
+  for (int s = 0; s < S; ++s)
+    for (int m = 0; m < M; ++m) acc[s][m] = V::zero(), part[s][m] = V::zero(), less[s][m] = V::none();
+  const auto row_of = [&](int s) { return V::kLanes * (pass + s % H); };
+  const uint8_t* const codes = w.codes + tile * w.blocks * kCodes;
+  int64_t group = 0, within = 0;  // the group, or super-block, and the block within it
+  for (int64_t b = 0; b < w.blocks; ++b) {
 #pragma GCC unroll 8
-            for (int j = 0; j < kSteps; ++j) {
-              const Int u = codes_of<V, F>(mine, p * kSteps + j);
-              const int8_t* q = x.codes + ((b * 8 + p * kSteps + j) * M) * 4;
+    for (int s = 0; s < S; ++s) {
+      const int64_t at = ((tile + s / H) * groups + group) * kRows + row_of(s);
+      const uint8_t* mine = codes + (s / H * w.blocks + b) * kCodes + 4 * row_of(s);
+      if constexpr (M == 1)
+        if (s % H == 0)
+          for (int v = 0; v < F.bits; ++v) V::prefetch(mine + 64 * v + V::kAhead);
+      const uint8_t* sub =
+          F.super ? w.sub + ((tile + s / H) * groups + group) * kSubs + within * P * kRows + row_of(s) : nullptr;
+      Float scale = V::zero();
+      if constexpr (!F.super)
+        scale = w.wide ? V::floats((const float*)w.scale + at) : V::halves((const uint16_t*)w.scale + at);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; ++p) {
+        typename V::template Dot<F> dot[M];
+        for (int m = 0; m < M; ++m) dot[m].begin(F.extra == Extra::none ? x.start + (b * P + p) * M + m : nullptr);
+#pragma GCC unroll 8
+        for (int j = 0; j < kSteps; ++j) {
+          const Int u = codes_of<V, F>(mine, p * kSteps + j);
+          const int8_t* q = x.codes + ((b * 8 + p * kSteps + j) * M) * 4;
 #pragma GCC unroll 16
-              for (int m = 0; m < M; ++m) dot[m].step(u, q + 4 * m, j);
-            }
-            const int32_t* sum = x.sum + (b * P + p) * M;
-            if constexpr (F.super) {
-              const Int bytes = V::widen(sub + p * kRows);  // for Q3_K and Q6_K signed, and stored + 128
-              const Float s = V::number(F.nibbles ? V::mask32(bytes, 15) : F.extra == Extra::min ? bytes : V::minus(bytes, 128));
-              Int minimum = V::none();
-              if constexpr (F.extra == Extra::min)
-                minimum = F.nibbles ? V::right32(bytes, 4) : V::widen(sub + p * kRows + kSubs / 2);
-#pragma GCC unroll 16
-              for (int m = 0; m < M; ++m) {
-                part[h][m] = V::fma(V::number(dot[m].end()), s, part[h][m]);
-                if constexpr (F.extra == Extra::min) less[h][m] = V::add_product(less[h][m], minimum, sum + m);
-              }
-            } else {
-              Int zero = V::none();
-              Float minimum = V::zero();
-              if constexpr (F.extra == Extra::zero) zero = V::widen((const uint8_t*)w.offset + at);
-              if constexpr (F.bits == 8 && V::kSigned) zero = V::mask32(V::minus(zero, 128), 0xFFFF);
-              if constexpr (F.extra == Extra::min) minimum = V::halves((const uint16_t*)w.offset + at);
-#pragma GCC unroll 16
-              for (int m = 0; m < M; ++m) {
-                Int total = dot[m].end();
-                if constexpr (F.extra == Extra::zero) total = V::add_product(total, zero, sum + m);
-                const float one = x.scale[b * M + m];
-                acc[h][m] = V::fma(V::number(total), V::times(scale, one), acc[h][m]);
-                if constexpr (F.extra == Extra::min) acc[h][m] = V::fma(minimum, V::all(-one * (float)sum[m]), acc[h][m]);
-              }
-            }
-          }
+          for (int m = 0; m < M; ++m) dot[m].step(u, q + 4 * m, j);
         }
-        if (++within == (F.super ? 8 : w.group)) {
-          if constexpr (F.super) {
-            const float* one = x.scale + (b / 8) * M;
-#pragma GCC unroll 4
-            for (int h = 0; h < H; ++h) {
-              const int64_t at = group * kRows + V::kLanes * (pass + h);
-              const Float scale = V::halves((const uint16_t*)w.scale + at);
-              const Float minimum = F.extra == Extra::min ? V::halves((const uint16_t*)w.offset + at) : V::zero();
+        const int32_t* sum = x.sum + (b * P + p) * M;
+        if constexpr (F.super) {
+          const Int bytes = V::widen(sub + p * kRows);  // without minima they are signed, and stored + 128
+          const Float step = V::number(F.nibbles                  ? V::mask32(bytes, 15)
+                                       : F.extra == Extra::min ? bytes
+                                                               : V::minus(bytes, 128));
+          Int minimum = V::none();
+          if constexpr (F.extra == Extra::min)
+            minimum = F.nibbles ? V::right32(bytes, 4) : V::widen(sub + p * kRows + kSubs / 2);
 #pragma GCC unroll 16
-              for (int m = 0; m < M; ++m) {
-                acc[h][m] = V::fma(part[h][m], V::times(scale, one[m]), acc[h][m]);
-                part[h][m] = V::zero();
-                if constexpr (F.extra == Extra::min) {
-                  acc[h][m] = V::fma(V::number(less[h][m]), V::times(minimum, one[m]), acc[h][m]);
-                  less[h][m] = V::none();
-                }
-              }
-            }
+          for (int m = 0; m < M; ++m) {
+            part[s][m] = V::fma(V::number(dot[m].end()), step, part[s][m]);
+            if constexpr (F.extra == Extra::min) less[s][m] = V::add_product(less[s][m], minimum, sum + m);
           }
-          ++group;
-          within = 0;
+        } else {
+          Int zero = V::none();
+          Float minimum = V::zero();
+          if constexpr (F.extra == Extra::zero) zero = V::widen((const uint8_t*)w.offset + at);
+          if constexpr (F.bits == 8 && F.extra == Extra::zero && V::kSigned)
+            zero = V::mask32(V::minus(zero, 128), 0xFFFF);
+          if constexpr (F.extra == Extra::min) minimum = V::halves((const uint16_t*)w.offset + at);
+#pragma GCC unroll 16
+          for (int m = 0; m < M; ++m) {
+            Int total = dot[m].end();
+            if constexpr (F.extra == Extra::zero) total = V::add_product(total, zero, sum + m);
+            const float one = x.scale[b * M + m];
+            acc[s][m] = V::fma(V::number(total), V::times(scale, one), acc[s][m]);
+            if constexpr (F.extra == Extra::min) acc[s][m] = V::fma(minimum, V::all(-one * (float)sum[m]), acc[s][m]);
+          }
         }
       }
-      for (int h = 0; h < H; ++h)
-        for (int m = 0; m < M; ++m) V::store(y + m * stride + (t - first) * kRows + V::kLanes * (pass + h), acc[h][m]);
     }
+    if (++within == (F.super ? 8 : w.group)) {
+      if constexpr (F.super) {
+        const float* one = x.scale + (b / 8) * M;
+#pragma GCC unroll 8
+        for (int s = 0; s < S; ++s) {
+          const int64_t at = ((tile + s / H) * groups + group) * kRows + row_of(s);
+          const Float scale = V::halves((const uint16_t*)w.scale + at);
+          const Float minimum = F.extra == Extra::min ? V::halves((const uint16_t*)w.offset + at) : V::zero();
+#pragma GCC unroll 16
+          for (int m = 0; m < M; ++m) {
+            acc[s][m] = V::fma(part[s][m], V::times(scale, one[m]), acc[s][m]);
+            part[s][m] = V::zero();
+            if constexpr (F.extra == Extra::min) {
+              acc[s][m] = V::fma(V::number(less[s][m]), V::times(minimum, one[m]), acc[s][m]);
+              less[s][m] = V::none();
+            }
+          }
+        }
+      }
+      ++group;
+      within = 0;
+    }
+  }
+  for (int s = 0; s < S; ++s)
+    for (int m = 0; m < M; ++m) V::store(y + m * stride + s / H * kRows + row_of(s), acc[s][m]);
+}
+
+template <class V, Format F, int M>
+void multiply(const Tiles& w, const Inputs& x, float* y, int64_t stride, int64_t first, int64_t last) {
+  if constexpr (M == 1) {
+    // One token is bound by memory, which gives most to a core that reads in several places at once.
+    constexpr int T = V::kStreams;
+    for (; first + T <= last; first += T, y += T * kRows) product<V, F, 1, T>(w, x, y, stride, first, 0);
+    for (; first < last; ++first, y += kRows) product<V, F, 1, 1>(w, x, y, stride, first, 0);
+  } else {
+    // Several are bound by registers: one vector of rows at a time.
+    for (; first < last; ++first, y += kRows)
+      for (int pass = 0; pass < kRows / V::kLanes; ++pass) product<V, F, M, 1>(w, x, y, stride, first, pass);
   }
 }
 
