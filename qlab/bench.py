@@ -24,6 +24,7 @@ from gguf.constants import GGMLQuantizationType
 from torch import Tensor
 
 from qlab.bits import pack_bits, unpack_bits
+from qlab.convert import encoded
 from qlab.errors import QlabError
 from qlab.ggml import grid_type
 from qlab.kernels import cpu
@@ -37,7 +38,7 @@ BITS = 4
 SHAPE = (1024, 4096)  # [out, in], 16 MiB in float32
 ENCODED = ("Q8_0", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS")
 PARAMETERS = 1 << 20
-"""Weights that one encoding takes: a K-quant in torch needs a quarter of a second for them."""
+"""Weights that one encoding takes."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def beside_copy(operation: Operation, rounds: int) -> Row:
 
 
 def encodings(rounds: int, parameters: int = PARAMETERS, peer: GGML | None = None) -> Iterator[Encoding]:
-    """The search of each type in torch, and in turns with it `peer`'s, at one and at all threads."""
+    """Each type as `convert` encodes it, and in turns with it `peer`'s, at one and at all threads."""
     W = 0.02 * torch.randn(max(2, parameters // SHAPE[1]), SHAPE[1], generator=torch.Generator().manual_seed(0))
     before = torch.get_num_threads()
     try:
@@ -153,7 +154,7 @@ def encodings(rounds: int, parameters: int = PARAMETERS, peer: GGML | None = Non
 
 
 def encoding(name: str, W: Tensor, threads: int, rounds: int, peer: GGML | None) -> Encoding:
-    """One type: quantize and pack W [rows, row], then the same by `peer`, `rounds` times."""
+    """One type: encode W [rows, row], then the same by `peer`, `rounds` times."""
     kind = grid_type(name)
     out = np.zeros((len(W), W.shape[1] // kind.weights * kind.nbytes), np.uint8)
     parts = [slice(i * len(W) // threads, (i + 1) * len(W) // threads) for i in range(threads)]
@@ -166,7 +167,7 @@ def encoding(name: str, W: Tensor, threads: int, rounds: int, peer: GGML | None)
     with ThreadPoolExecutor(threads) as pool:
         times = [
             (
-                seconds(lambda: kind.pack(quantize(W, kind.spec, "ggml"))),
+                seconds(lambda: encoded(W, name)),
                 seconds(lambda: list(pool.map(theirs, parts))) if peer else math.nan,
             )
             for _ in range(rounds + 1)
@@ -218,17 +219,17 @@ def main(argv: list[str] | None = None) -> None:
     peer = ggml()
     try:
         rows = run(options.rounds)
-        encoded = [asdict(row) for row in encodings(max(1, options.rounds // 4), PARAMETERS, peer)]
+        encoding_rows = [asdict(row) for row in encodings(max(1, options.rounds // 4), PARAMETERS, peer)]
     except QlabError as error:
         parser.error(str(error))  # exit code 2
     if options.json:
-        print(json.dumps({"machine": machine(), "rows": rows, "encodings": encoded}))
+        print(json.dumps({"machine": machine(), "rows": rows, "encodings": encoding_rows}))
         return
     print(", ".join(machine()["features"]), f"· torch {torch.__version__}")
     print(f"{'':<24}{'threads':>7} {'GB/s':>9} {'p10':>9} {'× copy':>8} {'p10':>8}")
     print(*map(line, rows), sep="\n")
     print(f"\n{'':<24}{'threads':>7} {'million/s':>9} {'p10':>9} {'ggml':>9} {'× ggml':>8} {'p10':>8}")
-    print(*map(encoding_line, encoded), sep="\n")
+    print(*map(encoding_line, encoding_rows), sep="\n")
     if peer is None:
         print("llama.cpp is not installed here, so nothing stands beside them (`make test-llama-cpp` builds it)")
 

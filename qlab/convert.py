@@ -23,7 +23,7 @@ from qlab.errors import QlabError
 from qlab.files.huggingface import quantization_of
 from qlab.files.imatrix import ImportanceMatrix
 from qlab.files.stored import StoredTensors
-from qlab.ggml import GridType, block_type
+from qlab.ggml import GridType, block_type, compiled
 from qlab.ggml.architectures import NameMap, architecture_of, keys, rope_factors, to_gguf
 from qlab.ggml.tokenizer import tokenizer_keys
 from qlab.methods import quantize
@@ -231,8 +231,11 @@ def encoded(W: Tensor, type_: str, name: str = "weight", imatrix: ImportanceMatr
         check_finite(matrix, name)
         return kind.encode_plain(W)
     stats = imatrix.stats(name, W.shape[-1]) if imatrix else None
-    Q = quantize(matrix, kind.spec, "ggml", stats=stats, name=name)
-    return kind.pack(Q).reshape(*W.shape[:-1], -1)
+    importance = stats.mean_sq.float() if stats is not None and stats.tokens else None
+    found = compiled.encode(kind, matrix, importance)
+    if found is None:
+        found = kind.pack(quantize(matrix, kind.spec, "ggml", stats=stats, name=name))
+    return found.reshape(*W.shape[:-1], -1)
 
 
 @torch.no_grad()

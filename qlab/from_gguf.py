@@ -21,7 +21,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from qlab.errors import QlabError
 from qlab.files.gguf import GGUFFile, open_gguf
 from qlab.files.stored import fill, skeleton
-from qlab.ggml import GridType, block_type
+from qlab.ggml import GridType, block_type, compiled
 from qlab.ggml.activations import as_llama_cpp_rounds
 from qlab.ggml.architectures import NameMap, from_gguf
 from qlab.ggml.configs import config_of, with_rope_factors
@@ -99,7 +99,7 @@ class GGUFTensors:
 def decoded(file: GGUFFile, name: str) -> Tensor:
     """One tensor of a file in float32."""
     info = file.tensors[name]
-    return block_type(info.type).decode(torch.from_numpy(file.data(name).copy())).reshape(info.shape)
+    return compiled.decode(block_type(info.type), file.data(name)).reshape(info.shape)
 
 
 def config_from_gguf(path: Path) -> Any:

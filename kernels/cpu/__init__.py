@@ -2,8 +2,11 @@
 
 from ._native import (
     Decoder,
+    block_types,
+    decode,
     dequantize,
     dequantize_rows,
+    encode,
     features,
     formats,
     isa,
@@ -16,8 +19,11 @@ from ._native import (
 
 __all__ = [
     "Decoder",
+    "block_types",
+    "decode",
     "dequantize",
     "dequantize_rows",
+    "encode",
     "features",
     "formats",
     "isa",

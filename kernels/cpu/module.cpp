@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "bind_encode.h"
 #include "kernels.h"
 #include "pool.h"
 
@@ -51,4 +52,5 @@ NB_MODULE(_native, m) {
   m.def("features", &features, "The instruction sets this processor offers, such as `avx2`.");
   m.def("read_sum", &read_sum, nb::arg("array").noconvert(), nb::arg("threads") = 1,  // a silent copy would be timed
         "Sum of the 64-bit words of a contiguous 1-D uint8 array, modulo 2**64; trailing bytes count one by one.");
+  bind_encode(m);
 }

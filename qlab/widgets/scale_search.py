@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qlab.errors import QlabError
 from qlab.fixtures import Fixture
-from qlab.methods.ggml import search_affine, total
+from qlab.methods.ggml_search import search_affine, total
 from qlab.plots import rounded
 from qlab.widgets.base import Widget, module
 

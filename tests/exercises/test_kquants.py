@@ -5,7 +5,7 @@ import torch
 
 from qlab.exercises import check
 from qlab.exercises.kquants import fit
-from qlab.methods.ggml import search_affine
+from qlab.methods.ggml_search import search_affine
 from tests.exercises.notebook_cells import function, tagged
 
 NAME = "kquants.fit"

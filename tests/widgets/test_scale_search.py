@@ -8,7 +8,7 @@ import torch
 from qlab import load_fixture
 from qlab.errors import QlabError
 from qlab.grid import get_grid
-from qlab.methods.ggml import search_affine
+from qlab.methods.ggml_search import search_affine
 from qlab.step import drain
 from qlab.widgets.scale_search import (
     GROUP,
