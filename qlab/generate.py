@@ -196,10 +196,8 @@ def _linear(linear: QLinear) -> dict[str, Any]:
 
 
 def _packed(W: Tiled, bias: Tensor | None) -> dict[str, Any]:
-    if W.order is not None:
-        raise QlabError("act-order")
     return {"format": W.format, "codes": W.codes, "scale": W.scale, "offset": W.offset, "sub": W.sub, "group": W.group,
-            "rows": W.shape[0], "bias": None if bias is None else bias.detach().float()}  # fmt: skip
+            "rows": W.shape[0], "order": W.order, "bias": None if bias is None else bias.detach().float()}  # fmt: skip
 
 
 def _floats(norm: Any) -> Tensor | None:
