@@ -154,8 +154,8 @@ class _Case:
         for other, field in named.items():
             if other in times:
                 ratio = times[other] / own
-                found: dict[str, Any] = {field: np.median(ratio), f"{field}_p10": np.percentile(ratio, 10)}
-                row = replace(row, **{name: float(value) for name, value in found.items()})
+                found: dict[str, Any] = {field: float(np.median(ratio)), f"{field}_p10": float(np.percentile(ratio, 10))}
+                row = replace(row, **found)
         return row
 
 
