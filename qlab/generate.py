@@ -51,6 +51,10 @@ class PackedDecoder:
         self._model.read(ids.contiguous(), logits, torch.get_num_threads())
         return logits
 
+    def rewind(self, past: int = 0) -> None:
+        """Forget all but the first `past` tokens."""
+        self._model.rewind(past)
+
 
 def why_not_packed(model: Any) -> str | None:
     """What keeps a model from the C++ decoder; None if nothing does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,7 +68,9 @@ def generate(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="cpu: the matrix kernels. road: quantizing, packing, encoding.")] = "cpu",
+    what: Annotated[
+        str, typer.Argument(help="cpu: the matrix kernels. road: quantizing, packing, encoding. Or a .gguf or folder.")
+    ] = "cpu",
     types: Annotated[str | None, typer.Option(help="Of these types: Q4_0,Q4_K,int4-g128-asym …")] = None,
     shapes: Annotated[str | None, typer.Option(help="OUTxIN, such as 4096x4096,4096x14336.")] = None,
     tokens: Annotated[str, typer.Option(help="Inputs at once.")] = "1,16,128",
@@ -90,8 +93,10 @@ def bench(
     if what == "road":
         road.main(["--rounds", str(rounds), *(["--json"] if as_json else [])])
         return
+    counts = _list(threads, int) or sorted({1, road.threads_available()})
     if what != "cpu":
-        raise QlabError(f"unknown benchmark {what!r}: choose cpu or road")
+        _bench_model(what, counts, rounds, as_json, out)
+        return
     from qlab.peers import ggml
 
     with quiet_stdout():
@@ -100,7 +105,7 @@ def bench(
         "types": _list(types, str) or bench_cpu.TYPES,
         "shapes": [_shape(s) for s in _list(shapes, str)] or bench_cpu.SHAPES,
         "tokens": _list(tokens, int),
-        "threads": _list(threads, int) or sorted({1, road.threads_available()}),
+        "threads": counts,
         "isas": bench_cpu.isas(isa),
         "rounds": rounds,
     }
@@ -112,10 +117,30 @@ def bench(
         rows.append(row)
         if not as_json:
             typer.echo(bench_cpu.line(row))
-    data: dict[str, Any] = {"machine": road.machine(), "read": ceiling, "rows": bench_cpu.table(rows)}
-    if out:
-        import json
+    _finish({"machine": road.machine(), "read": ceiling, "rows": bench_cpu.table(rows)}, as_json, out)
 
+
+def _bench_model(path: str, threads: list[int], rounds: int, as_json: bool, out: Path | None) -> None:
+    """A whole model beside llama.cpp."""
+    from dataclasses import asdict
+
+    from qlab.bench import machine
+    from qlab.bench_model import HEADING, line, speeds
+
+    if not Path(path).exists():
+        raise QlabError(f"unknown benchmark {path!r}: choose cpu, road, or a model's file or folder")
+    rows = []
+    if not as_json:
+        typer.echo(HEADING)
+    for row in speeds(path, threads, min(rounds, 9)):
+        rows.append(asdict(row))
+        if not as_json:
+            typer.echo(line(row))
+    _finish({"machine": machine(), "rows": rows}, as_json, out)
+
+
+def _finish(data: dict[str, Any], as_json: bool, out: Path | None) -> None:
+    if out:
         out.write_text(json.dumps(data, indent=1) + "\n")
     if as_json:
         emit(data, True, lambda: "")
