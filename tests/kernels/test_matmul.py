@@ -61,7 +61,7 @@ def rounded(X, Q, half):
 
 
 def bound(Q, X):
-    """What float32 may lose of X · W_hatᵀ: half a unit of the sum at each addition, and of a term at its four products."""
+    """What float32 may lose of X · W_hatᵀ: half a unit of the sum at an addition, of a term at four products."""
     span = 32 if Q.spec.scale is None else Q.spec.group_size
     additions = Q.shape[1] // span * (2 if Q.offset is not None else 1)
     return (additions + 4) * 2.0**-24 * (X.abs() @ size(Q).T)
