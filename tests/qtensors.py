@@ -40,7 +40,7 @@ def made(
         minima = None if spec.offset is None else _nested(spec.offset, (rows, groups), draw, scales)
         return QTensor(q, _nested(spec.scale, (rows, groups), draw, scales), spec, None, minima, index)
     zero = _codes(spec, (rows, groups), draw, "random") if spec.has_zero else None
-    minima = _reals((rows, groups), "fp16", draw, scales) if spec.rule == "offset" else None
+    minima = _reals((rows, groups), spec.dtype, draw, scales) if spec.rule == "offset" else None
     return QTensor(q, _reals((rows, groups), spec.dtype, draw, scales), spec, zero, minima, index)
 
 
