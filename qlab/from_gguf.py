@@ -31,7 +31,7 @@ from qlab.qtensor import QTensor
 from qlab.tiles import Tiled, format_of, tile_parts
 
 AT_ONCE = 1 << 18
-"""Weights that are unpacked at once on their way into tiles: with more, freed memory lies in pieces too large to keep."""
+"""Weights that are unpacked at once on their way into tiles: with more, what is freed stays with the process."""
 ROPE_FACTORS = "rope_freqs.weight"
 
 
