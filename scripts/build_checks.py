@@ -31,7 +31,7 @@ LEAVES = {
     "aarch64": ("matmul_scalar.cpp", "matmul_neon.cpp"),
 }
 # -w: warnings are shown where the module is built
-COMMON = ["-std=c++20", "-w", "-ffp-contract=off", "-pthread"]
+COMMON = ["-std=c++20", "-w", "-Wno-psabi", "-ffp-contract=off", "-pthread"]
 RELEASE = ["-O3", "-DNDEBUG"]
 # _GLIBCXX_SANITIZE_VECTOR: what lies between a std::vector's size and its capacity is out of bounds too
 SANITIZED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-D_GLIBCXX_SANITIZE_VECTOR=1"]
