@@ -19,6 +19,7 @@ import torch
 from gguf.constants import GGMLQuantizationType
 from torch import Tensor
 
+from qlab.errors import QlabError
 from qlab.ggml import GridType, grid_type
 from qlab.kernels import cpu
 from qlab.methods import quantize
@@ -114,7 +115,7 @@ class _Case:
 
     def measured(self, m: int, threads: int, isa: str, products: GGMLProducts | None, rounds: int) -> Kernel:
         X = torch.randn(m, self.shape[1], generator=torch.Generator().manual_seed(1))
-        ours = [lambda W=W: W.multiply(X, half=True, isa=isa) for W in self.tiled]  # type: ignore[misc]
+        ours = [lambda W=W: W.multiply(X, half=True, isa=isa) for W in self.tiled]
         contestants: dict[str, Sequence[Callable[[], object]]] = {"ours": ours}
         peers = []
         if products and self.data is not None:
@@ -153,7 +154,9 @@ class _Case:
         for other, field in named.items():
             if other in times:
                 ratio = times[other] / own
-                row = replace(row, **{field: float(np.median(ratio)), f"{field}_p10": float(np.percentile(ratio, 10))})
+                middle, low = float(np.median(ratio)), float(np.percentile(ratio, 10))
+                found: dict[str, Any] = {field: middle, f"{field}_p10": low}
+                row = replace(row, **found)
         return row
 
 
@@ -178,10 +181,9 @@ def interleaved(
 
 
 def _copy(W: Tiled) -> Tiled:
-    parts = {name: getattr(W, name) for name in ("codes", "scale", "offset", "sub")}
-    return replace(
-        W, **{name: room(*t.shape, dtype=t.dtype).copy_(t) for name, t in parts.items() if t is not None}
-    )
+    parts: dict[str, Any] = {name: getattr(W, name) for name in ("codes", "scale", "offset", "sub")}
+    kept: dict[str, Any] = {name: room(*t.shape, dtype=t.dtype).copy_(t) for name, t in parts.items() if t is not None}
+    return replace(W, **kept)
 
 
 def _torch_int4(W: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,6 +199,49 @@ def _torch_int4(W: Tensor) -> tuple[Tensor, Tensor]:
 
 def _torch_product(X: Tensor, words: tuple[Tensor, Tensor]) -> Tensor:
     return torch.ops.aten._weight_int4pack_mm_for_cpu(X, words[0], TORCH_GROUP, words[1])
+
+
+def isas(name: str) -> list[str]:
+    """The instruction sets that a name means: one, `all` of this processor, or the best for the empty one."""
+    if name == "all":
+        return list(cpu.isas())
+    try:
+        return [cpu.isa(name)]
+    except ValueError as error:
+        raise QlabError(str(error)) from error
+
+
+def ceiling(threads: Sequence[int], rounds: int) -> dict[str, dict[str, float]]:
+    """GB/s that a plain read reaches over more memory than the caches hold, by number of threads: median and p10."""
+    buffer = np.ones(2 * cache_bytes(), np.uint8)
+    times = interleaved({str(n): [lambda n=n: cpu.read_sum(buffer, n)] for n in threads}, max(5, rounds // 2))  # type: ignore[misc]
+    speeds = {n: buffer.nbytes / t / 1e9 for n, t in times.items()}
+    return {n: {"median": float(np.median(s)), "p10": float(np.percentile(s, 10))} for n, s in speeds.items()}
+
+
+def heading(read: dict[str, dict[str, float]], peer: bool) -> str:
+    """What stands above the rows."""
+    told = ", ".join(f"{v['median']:.1f} GB/s with {n} thread{'s' * (n != '1')}" for n, v in read.items())
+    note = "" if peer else "\nllama.cpp is not installed here, so none of its kernels stand beside them"
+    titles = ("type", "tokens", "out x in", "thr", "isa", "p10 us", "us", "GB/s", "GFLOP/s", "read", "ggml", "torch")
+    return f"memory is read at {told}{note}\n" + _COLUMNS.format(*titles)
+
+
+_COLUMNS = "{:<15}{:>7} {:>12}{:>4} {:<7}{:>10}{:>10}{:>7}{:>9}  {:<10}{:<11}{:<11}"
+
+
+def line(row: Kernel) -> str:
+    """One row as text; ratios as median/p10."""
+
+    def ratio(median: float | None, low: float | None) -> str:
+        return "" if median is None or low is None else f"{median:.2f}/{low:.2f}"
+
+    repacked = "" if row.ggml_repacked is None else "r" if row.ggml_repacked else ""
+    return _COLUMNS.format(
+        row.type, row.m, f"{row.n}x{row.k}", row.threads, row.isa, f"{row.p10_us:.0f}", f"{row.median_us:.0f}",
+        f"{row.gbps:.1f}", f"{row.gflops:.0f}", ratio(row.fraction_of_read, row.fraction_of_read_p10),
+        ratio(row.vs_ggml, row.vs_ggml_p10) + repacked, ratio(row.vs_torch, row.vs_torch_p10),
+    ).rstrip()  # fmt: skip
 
 
 def table(rows: Sequence[Kernel]) -> list[dict[str, Any]]:

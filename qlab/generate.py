@@ -51,6 +51,10 @@ class PackedDecoder:
         self._model.read(ids.contiguous(), logits, torch.get_num_threads())
         return logits
 
+    def rewind(self, past: int = 0) -> None:
+        """Forget all but the first `past` tokens."""
+        self._model.rewind(past)
+
 
 def why_not_packed(model: Any) -> str | None:
     """What keeps a model from the C++ decoder; None if nothing does."""
@@ -196,10 +200,8 @@ def _linear(linear: QLinear) -> dict[str, Any]:
 
 
 def _packed(W: Tiled, bias: Tensor | None) -> dict[str, Any]:
-    if W.order is not None:
-        raise QlabError("act-order")
     return {"format": W.format, "codes": W.codes, "scale": W.scale, "offset": W.offset, "sub": W.sub, "group": W.group,
-            "rows": W.shape[0], "bias": None if bias is None else bias.detach().float()}  # fmt: skip
+            "rows": W.shape[0], "order": W.order, "bias": None if bias is None else bias.detach().float()}  # fmt: skip
 
 
 def _floats(norm: Any) -> Tensor | None:

@@ -99,10 +99,10 @@ class Tiled:
             if minima is not None:
                 assert self.spec.offset is not None
                 offset = QTensor(untiled(minima, rows), -cast(Tensor, offset), self.spec.offset)
-        elif kind["extra"] == "zero":
-            zero, offset = offset, None
         else:
             scale = cast(Tensor, scale).to(DTYPES[self.spec.dtype])
+        if kind["extra"] == "zero":
+            zero, offset = offset, None
         index = None
         if self.order is not None:
             back = self.order.argsort()

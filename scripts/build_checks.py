@@ -75,7 +75,8 @@ def build(sanitizer: str = "", machine: str = "", sources: Sequence[str] = ()) -
     sources = sources or [*PARTS, *LEAVES.get(machine or platform.machine(), ("matmul_scalar.cpp",))]
     named = {source: [*flags(sanitizer), *leaf_flags(source, cxx)] for source in sources}
     digest = hashlib.sha256(repr((version(cxx), named)).encode())
-    for path in sorted([*CPU.glob("*.h"), *CPU.glob("checks/*.h"), *(CPU / source for source in sources)]):
+    headers = [path for path in (*CPU.glob("*.h"), *CPU.glob("checks/*.h")) if path.name != "bind.h"]  # Python's
+    for path in sorted([*headers, *(CPU / source for source in sources)]):
         digest.update(path.read_bytes())
     program = BUILT / digest.hexdigest()[:16] / "checks"
     if program.exists():

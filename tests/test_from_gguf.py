@@ -90,7 +90,9 @@ def test_inputs_are_rounded_on_request(tiny_gguf):
     ids = torch.tensor([[1, 2, 3]])
     assert torch.equal(exact.model(ids).logits, rounded.model(ids).logits)  # its weights are in float32
     assert (exact.cost["activations"], rounded.cost["activations"]) == ("float", "llama.cpp")
-    with pytest.raises(QlabError, match="activations 'int8': choose one of float, llama.cpp"):
+    with pytest.raises(QlabError, match="activations 'int4': choose one of float, int8, llama.cpp"):
+        load(tiny_gguf, activations="int4")
+    with pytest.raises(QlabError, match="load with packed=True"):
         load(tiny_gguf, activations="int8")
     with pytest.raises(QlabError, match=r"reference is no .gguf file"):
         load("reference", activations="llama.cpp")

@@ -70,5 +70,6 @@ def test_features_are_those_the_kernel_reports():
     names = {"sse4.2": "sse4_2", "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16"}  # spelled differently there
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next(line for line in lines if line.startswith("flags")).split()
-    asked = ["sse4.2", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512vbmi", "avx512bf16"]
+    asked = ["sse4.2", "avx2", "fma", "f16c"]
+    asked += ["avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512vbmi", "avx512bf16"]
     assert cpu.features() == [name for name in asked if names.get(name, name) in flags]

@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <optional>
 #include <stdexcept>
@@ -94,6 +95,7 @@ Matrix matrix(const std::string& name, const Array<const uint8_t>& codes, const 
   if (blocks < 1 || (f.super && blocks % 8))
     throw std::invalid_argument("codes has " + std::to_string(blocks) + " blocks of 32 columns: this format needs a multiple of " + (f.super ? "8" : "1"));
   if (group < 1) throw std::invalid_argument("group is " + std::to_string(group) + ": it counts blocks of 32, at least 1");
+  group = std::min(group, blocks);  // a sum of both must not overflow
   const int64_t groups = f.super ? blocks / 8 : (blocks + group - 1) / group;
   const bool wide = scale.dtype().bits == 32;
   expect_bits(scale, "scale", kFloat, wide && !f.super ? 32 : 16);

@@ -29,7 +29,7 @@ class Builder {
     if (m.rows != rows || m.columns != columns)
       throw std::invalid_argument(std::string(name) + " is [" + std::to_string(m.rows) + ", " + std::to_string(m.columns) +
                                   "] where [" + std::to_string(rows) + ", " + std::to_string(columns) + "] is expected");
-    return {m.format, m.tiles, m.rows, m.columns, d["bias"].is_none() ? nullptr : floats(d, "bias", {rows})};
+    return {m.format, m.tiles, m.rows, m.columns, floats_or_null(d, "bias", {rows}), order(d, columns)};
   }
 
   const float* floats(const nb::dict& of, const char* name, std::initializer_list<int64_t> shape) {
@@ -43,6 +43,17 @@ class Builder {
   }
 
  private:
+  // Each column once.
+  const int64_t* order(const nb::dict& of, int64_t columns) {
+    if (of["order"].is_none()) return nullptr;
+    const auto found = array<Array<const int64_t>>(of["order"]);
+    expect(found, "order", {columns});
+    for (int64_t i = 0; i < columns; ++i)
+      if (found.data()[i] < 0 || found.data()[i] >= columns)
+        throw std::out_of_range("order holds " + std::to_string(found.data()[i]) + ": there are " + std::to_string(columns) + " columns");
+    return found.data();
+  }
+
   template <class A>
   A array(nb::handle object) {
     keep_.push_back(nb::borrow(object));

@@ -4,9 +4,8 @@
 namespace {
 
 void check_span(int64_t first, int64_t rows, int64_t all) {
-  if (first < 0 || first % kRows || first + rows > all)
-    throw std::invalid_argument("rows " + std::to_string(first) + " … " + std::to_string(first + rows) +
-                                " of " + std::to_string(all) + ": first must be a multiple of 16 inside the matrix");
+  if (first < 0 || first % kRows || first > all - rows)
+    throw std::invalid_argument(std::to_string(rows) + " rows from " + std::to_string(first) + " of " + std::to_string(all) + ": first must be a multiple of 16 inside the matrix");
 }
 
 void tile(const Array<const uint8_t>& codes, int bits, const Array<uint8_t>& out, int threads) {

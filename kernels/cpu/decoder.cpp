@@ -74,14 +74,24 @@ void Decoder::block(int layer, int64_t count, int64_t past, const Isa& isa, int 
 }
 
 void Decoder::multiply(std::initializer_list<std::pair<const Linear*, float*>> products, const float* x, int64_t count,
-                       const Isa& isa, int threads) const {
-  std::vector<Product> all;
-  for (const auto& [linear, y] : products) all.push_back({linear->format, linear->tiles, linear->rows, y});
-  multiply_tiles(isa, all, x, count, shape_.half, threads);
-  for (const auto& [linear, y] : products)
-    if (linear->bias)
+                       const Isa& isa, int threads) {
+  std::vector<Product> together;
+  for (const auto& [w, y] : products) {
+    const Product product{w->format, w->tiles, w->rows, y};
+    if (!w->order) {
+      together.push_back(product);
+      continue;
+    }
+    sorted_.resize(count * w->columns);
+    for (int64_t t = 0; t < count; ++t)
+      for (int64_t i = 0; i < w->columns; ++i) sorted_[t * w->columns + i] = x[t * w->columns + w->order[i]];
+    multiply_tiles(isa, {product}, sorted_.data(), count, shape_.half, threads);
+  }
+  if (!together.empty()) multiply_tiles(isa, together, x, count, shape_.half, threads);
+  for (const auto& [w, y] : products)
+    if (w->bias)
       for (int64_t t = 0; t < count; ++t)
-        for (int64_t r = 0; r < linear->rows; ++r) y[t * linear->rows + r] += linear->bias[r];
+        for (int64_t r = 0; r < w->rows; ++r) y[t * w->rows + r] += w->bias[r];
 }
 
 // Rotary positions: number i of a head turns with number i + head / 2.

@@ -11,7 +11,8 @@ struct Linear {
   FormatId format;
   Tiles tiles;
   int64_t rows, columns;
-  const float* bias;  // [rows] or null
+  const float* bias;     // [rows] or null
+  const int64_t* order;  // the column of x that stands at each place, or null
 };
 
 struct Layer {
@@ -45,7 +46,7 @@ class Decoder {
 
   void block(int layer, int64_t count, int64_t past, const Isa& isa, int threads);
   void multiply(std::initializer_list<std::pair<const Linear*, float*>> products, const float* x, int64_t count,
-                const Isa& isa, int threads) const;
+                const Isa& isa, int threads);
   void turn(float* x, int64_t heads, int64_t count, int64_t past, const float* norm, const Isa& isa) const;
   void remember(int layer, int64_t count, int64_t past);
   void attend(int layer, int64_t count, int64_t past, const Isa& isa, int threads);
@@ -55,5 +56,5 @@ class Decoder {
   Linear embedding_, head_;
   const float *norm_, *cosines_, *sines_;
   std::vector<float> keys_, values_;  // [layers][kv_heads][room / 16][head][16] and [layers][kv_heads][room][head]
-  std::vector<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_;  // of one batch of tokens
+  std::vector<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, sorted_;  // of one batch of tokens
 };

@@ -39,12 +39,12 @@ def check_method(method: str, spec: str | None) -> None:
         raise QlabError(f"--method {method} would have no effect: {remedy}")
 
 
-def open_model(name: str, activations: str = "float") -> Any:
+def open_model(name: str, activations: str = "float", packed: bool = False) -> Any:
     """`qlab.load`, with stdout kept for the answer."""
     from qlab.models import load
 
     with quiet_stdout():
-        return load(name, activations=activations)
+        return load(name, activations=activations, packed=packed)
 
 
 def text_ids(

@@ -70,7 +70,7 @@ def eval_(
     load_plugins(plugin)
     check_method(method, spec)
     judged = model.endswith(".gguf") and protocol == "llama.cpp"
-    loaded = open_model(model, activations or ("llama.cpp" if judged else "float"))
+    loaded = open_model(model, activations or ("llama.cpp" if judged else "float"), packed=spec is None)
     ids, bos = text_ids(loaded.tokenizer, text, tokens, BUILT_IN_TOKENS, protocol)
     base = open_model(reference).model if reference else loaded.model if spec else None
     recipe = recipe_of(spec, method) if spec else None
@@ -197,20 +197,22 @@ def _eval_text(data: dict[str, Any], result: Any) -> str:
     from qlab.display import number, size, text
 
     what = data.get("recipe") or data.get("stored_as") or "not quantized"
-    if data.get("activations") == "llama.cpp":
-        what += ", activations rounded as llama.cpp does"
+    rounded = {"llama.cpp": ", activations rounded as llama.cpp does", "int8": ", activations rounded to 8 bits"}
+    what += rounded.get(data.get("activations", ""), "")
     cost = f"{number(data['bits_per_weight'])} bits per weight, {size(data['size_bytes'])}"
-    return f"{data['model']}, {what}, on {data['text']}: {cost}\n{text(result)}"
+    path = f"\nmultiplied: {data['linears']}" if "linears" in data else ""
+    return f"{data['model']}, {what}, on {data['text']}: {cost}{path}\n{text(result)}"
 
 
 def _quantized(loaded: Any, recipe: Any, calibrated: Any) -> tuple[Any, dict[str, Any]]:
     """The model to evaluate and what it costs to store."""
-    from qlab.nn import packed_bytes, stored_as
+    from qlab.nn import packed_bytes, paths, stored_as
     from qlab.run import quantized_copy
 
     model = loaded.model
     if recipe is None:
-        return model, {**stored_as(model), "size_bytes": packed_bytes(model), **loaded.cost}
+        cost = {**stored_as(model), "size_bytes": packed_bytes(model), **loaded.cost}
+        return model, cost | {"linears": paths(model)}
     copy, report = quantized_copy(model, recipe, calibrated)
     source = {"calibration": report.calibration} if report.calibration else {}
     return copy, source | {

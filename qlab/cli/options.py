@@ -16,7 +16,8 @@ Tokens = Annotated[int | None, typer.Option(help="Use at most this many tokens o
 Window = Annotated[int, typer.Option(help="Tokens per window; the incomplete last one is dropped.")]
 Protocol = Annotated[str, typer.Option(help="`windows` (papers: every prediction) or `llama.cpp` (second half).")]
 ACTIVATIONS_HELP = (
-    "Of a .gguf file: float, or llama.cpp, rounded as that program rounds them (the default with its protocol)."
+    "Inputs of quantized linears: float; int8, by the integer kernels; llama.cpp, of a .gguf file, rounded as that "
+    "program rounds them (the default with its protocol)."
 )
 FORMAT_HELP = "gptq (default), gptq_v2 (default where a spec is asymmetric), awq or compressed-tensors."
 FILE_TYPE_HELP = "Q4_K_M, Q8_0, Q6_K, Q5_K_S, Q3_K_L, Q2_K, Q4_0, IQ4_XS, TQ2_0, F16, BF16 …"

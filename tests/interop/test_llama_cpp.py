@@ -51,22 +51,33 @@ def test_a_file_is_llama_cpps(model, name, floats, tmp_path):
     ids = tokens(loaded.tokenizer, load_text("britannica").text, WINDOWS * WINDOW)
     judged = load(path, activations="llama.cpp", packed=True).model
     ours = evaluate(judged, ids, window=WINDOW, protocol="llama.cpp", progress=False).perplexity
+    mine = [spoken(loaded, prompt) for prompt in PROMPTS]
     with opened(path) as llama:
         theirs = perplexity(llama, ids)
-        direct = [agreement(loaded, llama, prompt) for prompt in PROMPTS]
+        quantized = [continued(llama, encoded(loaded, llama, prompt), NEW) for prompt in PROMPTS]
     decoded = requantized(path, tmp_path / "decoded.gguf", FILE_TYPES["F32"].number)
     with opened(decoded) as llama:
-        texts = [(spoken(loaded, prompt), continued(llama, encoded(loaded, llama, prompt), NEW)) for prompt in PROMPTS]
-    noise = itself(path, encoded_prompt(loaded, PROMPTS[0]))
-    line = {"model": model, "type": name, "same_bytes": same_bytes, "perplexity": ours,
-            "llama.cpp": theirs, "direct": direct, "self_noise": noise}  # fmt: skip
+        texts = [continued(llama, encoded(loaded, llama, prompt), NEW) for prompt in PROMPTS]
+    line = {"model": model, "type": name, "same_bytes": same_bytes, "perplexity": ours, "llama.cpp": theirs,
+            "tokens_in_common": list(map(common, mine, quantized))}  # fmt: skip
     print(f"\n{json.dumps(line)}")
     if REPORT:
         with Path(REPORT).open("a") as report:
             report.write(json.dumps(line) + "\n")
     assert ours == pytest.approx(theirs, rel=0.01)
-    for mine, their in texts:
-        assert mine == their
+    assert mine == texts
+
+
+def test_llama_cpp_disagrees_with_itself(tmp_path):
+    """Token by token against one batch: why text from quantized weights cannot be asked to be the same."""
+    path = tmp_path / "ours.gguf"
+    to_gguf_file("reference-768", path, "Q4_K_M", progress=False)
+    prompt = load(path).tokenizer(PROMPTS[0]).input_ids
+    with opened(path) as whole, opened(path, batch=1) as single:
+        ids = prompt + continued(whole, prompt, NEW)
+        difference = (logits(whole, ids) - logits(single, ids))[len(prompt) - 1 :]
+    print(f"\nstandard deviation of the difference of its logits: {float(difference.std()):.3f}")
+    assert difference.std() > 0.05
 
 
 def compared(ours: Path, theirs: Path) -> float:
@@ -99,22 +110,6 @@ def spoken(loaded, prompt: str) -> list[int]:
     return ids[-NEW:]
 
 
-@torch.no_grad()
-def agreement(loaded, llama, prompt: str) -> tuple[int, float]:
-    """How many tokens of both texts are the same, and the most we prefer another token along llama.cpp's text."""
-    ids = encoded(loaded, llama, prompt)
-    theirs = continued(llama, ids, NEW)
-    mine = spoken(loaded, prompt)
-    common = next((n for n, (x, y) in enumerate(zip(mine, theirs, strict=True)) if x != y), NEW)
-    along = loaded.model(torch.tensor([ids + theirs])).logits[0, len(ids) - 1 : -1]
-    gap = along.amax(1) - along.gather(1, torch.tensor(theirs)[:, None])[:, 0]
-    return common, round(float(gap.max()), 3)
-
-
-def itself(path: Path, prompt: list[int]) -> tuple[int, float]:
-    """llama.cpp against itself, token by token and in one batch: tokens the same, standard deviation of its logits."""
-    with opened(path) as whole, opened(path, batch=1) as single:
-        a, b = continued(whole, prompt, NEW), continued(single, prompt, NEW)
-        common = next((n for n, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), NEW)
-        difference = logits(whole, prompt + a) - logits(single, prompt + a)
-    return common, round(float(difference[len(prompt) - 1 :].std()), 4)
+def common(a: list[int], b: list[int]) -> int:
+    """How many tokens two texts have in common before they part."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))

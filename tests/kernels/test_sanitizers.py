@@ -1,4 +1,4 @@
-"""The kernels under the compiler's sanitizers: no byte beyond a buffer, nothing undefined, no race; and bugs are seen."""
+"""The kernels under the compiler's sanitizers: nothing out of bounds, nothing undefined, no race; and bugs are seen."""
 
 import subprocess
 

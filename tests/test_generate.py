@@ -1,0 +1,262 @@
+"""Text from packed models: the C++ block is torch's, a long prompt is its tokens one by one, a stream is its text."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ggml.tiny import byte_level, sentencepiece
+from qlab.kernels import cpu
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from qlab.convert import to_gguf_file
+from qlab.errors import QlabError
+from qlab.generate import Generation as Told
+from qlab.generate import PackedDecoder, TorchDecoder, _written, decoder, generate, why_not_packed
+from qlab.models import load
+from qlab.nn import QLinear
+
+SMALL = {
+    "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "intermediate_size": 96, "vocab_size": 384, "max_position_embeddings": 512, "pad_token_id": None,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+FAMILIES = {
+    "llama": ("llama", {"tie_word_embeddings": True}),
+    "llama, rope of 3.1": ("llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": False}),
+    "llama, one kv head": (
+        "llama",
+        {"hidden_size": 96, "num_key_value_heads": 1, "num_attention_heads": 6, "head_dim": 32},
+    ),
+    "mistral": ("mistral", {"tie_word_embeddings": False, "sliding_window": None}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": False}),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A packed random model of a family, through a GGUF file in Q8_0; norms and biases random too."""
+    made = {}
+
+    def of(family, **more):
+        key = (family, *more.items())
+        if key not in made:
+            kind, own = FAMILIES[family]
+            folder = tmp_path_factory.mktemp("model")
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                config = AutoConfig.for_model(kind, **SMALL | own | more)
+                float_ = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+                for name, p in float_.named_parameters():
+                    if p.ndim == 1:
+                        p.data.add_(torch.randn_like(p), alpha=0.2)
+                    elif "embed" not in name:
+                        p.data.mul_(5)  # the usual 0.02 would leave attention without a say
+            float_.save_pretrained(folder)
+            byte_level().save_pretrained(folder)
+            to_gguf_file(str(folder), folder / "model.gguf", "Q8_0", progress=False)
+            made[key] = load(folder / "model.gguf", packed=True, activations="int8")
+        return made[key]
+
+    return of
+
+
+def ids_of(n, seed=0):
+    return torch.randint(3, 340, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_block_is_torchs(model, family):
+    """One layer, so that no difference is multiplied by a second one's rounding.
+
+    The two differ where float32 sums are ordered otherwise: an input near the middle between two codes is then rounded
+    to the other, which moves it by a step, 1/127 of the largest of its block, where rounding moves every input by up
+    to half of that. So both stay within what rounding the inputs does at all, and most logits agree to float32.
+    """
+    loaded = model(family)
+    assert why_not_packed(loaded.model) is None and isinstance(decoder(loaded.model, 8), PackedDecoder)
+    exact = load(loaded.name, packed=True, activations="float")
+    close = 0
+    for seed in range(5):
+        ids = ids_of(40, seed)
+        ours = PackedDecoder(loaded.model, 40).read(ids)
+        torchs = TorchDecoder(loaded.model).read(ids)
+        unrounded = TorchDecoder(exact.model).read(ids)
+        error, rounding = (ours - torchs).norm(), (torchs - unrounded).norm()
+        assert 0 < rounding < 0.1 * unrounded.norm()
+        assert error <= rounding
+        close += bool(error <= 1e-5 * torchs.norm())
+    assert close >= 2  # without a flipped code nothing but the order of sums differs
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("isa", cpu.isas())
+def test_token_by_token_is_all_at_once(model, family, isa):
+    """To the bit: a token's sums do not depend on the tokens beside it. Of 300 tokens 256 go first."""
+    loaded, ids = model(family, num_hidden_layers=2), ids_of(300)
+
+    def logits(*parts):
+        steps, found = PackedDecoder(loaded.model, 310)._model, torch.empty(384)
+        for part in parts:
+            steps.read(part, found, 2, isa)
+        return found
+
+    at_once = logits(ids)
+    for cut in (1, 17, 256, 299):
+        assert torch.equal(logits(ids[:cut], ids[cut:]), at_once)
+    assert torch.equal(logits(*ids.split(1)), at_once)
+
+
+def test_threads_do_not_change_a_bit(model):
+    loaded, ids, threads = model("qwen2", num_hidden_layers=2), ids_of(70), torch.get_num_threads()
+    try:
+        found = []
+        for n in (1, 2, 3, 5):
+            torch.set_num_threads(n)
+            found.append(PackedDecoder(loaded.model, 70).read(ids))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(logits, found[0]) for logits in found)
+
+
+def test_the_decoder_refuses(model):
+    steps = PackedDecoder(model("llama").model, 8)._model
+    logits = torch.empty(384)
+    with pytest.raises(ValueError, match="ids must be one row of at least one token"):
+        steps.read(torch.empty(0, dtype=torch.int64), logits)
+    with pytest.raises(IndexError, match="ids holds 384: the vocabulary has 384"):
+        steps.read(torch.tensor([384]), logits)
+    with pytest.raises(IndexError, match="ids holds -1"):
+        steps.read(torch.tensor([-1]), logits)
+    with pytest.raises(IndexError, match="9 tokens do not fit: the cache has room for 8"):
+        steps.read(torch.arange(9), logits)
+    with pytest.raises(ValueError, match="logits is"):
+        steps.read(torch.arange(2), torch.empty(383))
+    with pytest.raises(ValueError, match="threads is 0"):
+        steps.read(torch.arange(2), logits, 0)
+    with pytest.raises(TypeError, match="ids: "):
+        steps.read(torch.arange(2).int(), logits)
+    assert steps.past == 0  # what was refused was not read
+    steps.read(torch.arange(5), logits)
+    first = logits.clone()
+    with pytest.raises(IndexError, match="past is 6: the cache holds 5"):
+        steps.rewind(6)
+    steps.rewind(2)
+    steps.read(torch.arange(2, 5), logits)
+    assert steps.past == 5 and torch.equal(logits, first)
+
+
+@pytest.mark.parametrize(
+    "prompt, more, message",
+    [
+        ("", {}, "the prompt is empty"),
+        ("a", {"temperature": -0.1}, "temperature is -0.1"),
+        ("a", {"tokens": 0}, "tokens is 0: at least 1"),
+        (600 * "1 ", {}, r"the prompt has \d+ tokens, the model reads 512 at most"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(model, prompt, more, message):
+    with pytest.raises(QlabError, match=message):
+        generate(model("llama"), prompt, **more)
+
+
+def test_text_comes_as_it_is_written(model):
+    loaded = model("llama")
+    told, pieces = generate(loaded, "the weights of a model", tokens=20)
+    text = "".join(pieces)
+    assert text == loaded.tokenizer.decode(told.ids) and told.ended
+    assert told.path.startswith("C++ block") and told.prompt == len(
+        loaded.tokenizer("the weights of a model")["input_ids"]
+    )
+    assert told.prompt_per_second and told.prompt_seconds > 0
+    again, pieces = generate(loaded, "the weights of a model", tokens=20)
+    assert "".join(pieces) == text and again.ids == told.ids
+    drawn = [generate(loaded, "the", tokens=12, temperature=2.0, seed=seed) for seed in (1, 1, 2)]
+    texts = ["".join(pieces) for _, pieces in drawn]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_model_writes_to_its_last_position(model):
+    loaded = model("llama", max_position_embeddings=32)
+    told, pieces = generate(loaded, "1234", tokens=10_000, temperature=5.0)
+    "".join(pieces)
+    assert told.prompt + len(told.ids) <= 32
+
+
+class Scripted:
+    """A decoder whose likeliest tokens are given."""
+
+    def __init__(self, ids):
+        self.ids = iter(ids)
+
+    def read(self, ids):
+        return torch.nn.functional.one_hot(torch.tensor(next(self.ids)), 400).float()
+
+
+def written(tokenizer, ids, eos=None):
+    """The pieces of text that come of those tokens."""
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=eos))
+    told = Told("test", 1)
+    tokens = len(ids)
+    return told, list(
+        _written(SimpleNamespace(tokenizer=tokenizer, model=model), Scripted(ids), told, ids_of(1), tokens, 0.0, 0)
+    )
+
+
+@pytest.mark.parametrize("tokenizer", [byte_level(), sentencepiece(False)], ids=["byte-level", "byte fallback"])
+@pytest.mark.parametrize("text", ["é", "the 中文 of", "🙂🙂 1234 é", "a\u0301 ∑ x"])
+def test_no_half_characters(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert len(ids) > len(text.split())
+    told, pieces = written(tokenizer, ids)
+    assert "".join(pieces) == tokenizer.decode(ids) == text and told.ids == ids
+    assert not any("\ufffd" in piece for piece in pieces)
+    # cut within a character, the rest is told at the end, as a whole
+    _, pieces = written(tokenizer, ids[:-1])
+    assert "".join(pieces) == tokenizer.decode(ids[:-1])
+    assert not any("\ufffd" in piece for piece in pieces[:-1])
+
+
+@pytest.mark.parametrize("eos", [2, [7, 2]])
+def test_the_model_ends_its_text(eos):
+    tokenizer = byte_level()
+    ids = tokenizer("the theme")["input_ids"]
+    told, pieces = written(tokenizer, [*ids, 2, 5, 5], eos)
+    assert told.ids == ids and "".join(pieces) == "the theme" and told.ended == "the model ended its text"
+    told, _ = written(tokenizer, ids, eos)
+    assert told.ended == "the number of tokens asked for"
+    told, _ = written(tokenizer, [2], eos)
+    assert told.ids == [] and told.tokens_per_second is None
+
+
+OTHERS = [
+    ("gemma", {}, "gemma is not of the llama family"),
+    ("mistral", {"sliding_window": 16}, "its attention slides over a window"),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}, "slides over a window"),
+    ("llama", {"hidden_act": "gelu"}, "its blocks are not built as llama's"),
+    ("llama", {"head_dim": 8}, "its blocks are not built as llama's"),
+    ("llama", {}, "its embedding is not packed"),
+]
+
+
+@pytest.mark.parametrize("kind, more, why", OTHERS, ids=[why for *_, why in OTHERS])
+def test_other_models_say_why_and_write_through_torch(kind, more, why):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        float_ = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL | more)).eval()
+    assert why in why_not_packed(float_)
+    loaded = SimpleNamespace(model=float_, tokenizer=byte_level())
+    told, pieces = generate(loaded, "the theme", tokens=4)
+    assert told.path == "torch" and "".join(pieces) == loaded.tokenizer.decode(told.ids)
+
+
+def test_one_linear_that_is_not_packed_is_named(model):
+    loaded = load(model("llama").name, packed=True, activations="int8")
+    linear = loaded.model.model.layers[0].mlp.up_proj
+    loaded.model.model.layers[0].mlp.up_proj = QLinear(linear.qtensor, inputs="int8")
+    assert why_not_packed(loaded.model) == "model.layers.0.mlp.up_proj is not packed (1 linears in all)"
+    assert isinstance(decoder(loaded.model, 4), TorchDecoder)
