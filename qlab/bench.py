@@ -136,7 +136,7 @@ def operations(shape: tuple[int, int]) -> Iterator[Operation]:
 
 
 def beside_copy(operation: Operation, rounds: int) -> Row:
-    """Time `operation` and a copy of as many bytes, in turns: copy, operation, copy, operation …; torch's way third."""
+    """Time `operation`, a copy of as many bytes, and torch's way, in turns: copy, operation, torch, copy …"""
     sources = cycle(rotated(lambda: torch.ones(operation.nbytes, dtype=torch.uint8)))
     target = torch.empty(operation.nbytes, dtype=torch.uint8)
     inputs = cycle(operation.inputs)
@@ -193,10 +193,11 @@ def encoding(name: str, W: Tensor, threads: int, rounds: int, peer: GGML | None)
 
 
 def run(rounds: int = 20, shape: tuple[int, int] = SHAPE) -> list[dict[str, Any]]:
-    """All rows, the ceiling first where the kernels can read it; each timed `rounds` times on weights of `shape` [out, in]."""
+    """All rows, the ceiling first if kernels can read it; each timed `rounds` times on weights of `shape` [out, in]."""
     if rounds < 1:
         raise QlabError(f"rounds is {rounds}: a benchmark needs at least 1")
-    rows = [*(ceiling(rounds) if cpu.available else []), *(beside_copy(operation, rounds) for operation in operations(shape))]
+    rows = ceiling(rounds) if cpu.available else []
+    rows += [beside_copy(operation, rounds) for operation in operations(shape)]
     return [asdict(row) for row in rows]
 
 

@@ -3,8 +3,8 @@
 Element `i` of a line occupies the stream's bits `[i·b, (i+1)·b)`; bit `k` of the stream is bit `k % 32` of word
 `k // 32`. Codes may straddle words, so 32 codes fill exactly `b` words (GPTQ's "10-1-10-1-10" rule is this).
 
-On the CPU `kernels/cpu/bits.cpp` does it; the same in torch, `pack_in_torch` and `unpack_in_torch`, is its reference, and
-does it elsewhere and without the kernels.
+On the CPU `kernels/cpu/bits.cpp` does it; `pack_in_torch` and `unpack_in_torch` are its reference, and do it elsewhere
+and without the kernels.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ SANITIZED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"
 
 
 def compiler(machine: str = "") -> str | None:
-    """The C++ compiler: $CXX, else g++ or clang++; for another `machine` g++ under that name; None where there is none."""
+    """The C++ compiler: $CXX, else g++ or clang++; g++ under the name of another `machine`; None if there is none."""
     if machine not in ("", platform.machine()):
         return shutil.which(f"{machine}-linux-gnu-g++")
     names = (os.environ.get("CXX") or "g++", "g++", "clang++")
@@ -55,7 +55,7 @@ def flags(sanitizer: str = "") -> list[str]:
     return [*COMMON, *([*SANITIZED, f"-fsanitize={sanitizer}"] if sanitizer else RELEASE)]
 
 
-def leaf_flags(source: str, cxx: str) -> list[str]:
+def leaf_flags(source: str, cxx: str = "") -> list[str]:
     """What CMakeLists.txt adds for the file of one instruction set, and for those of blocks."""
     if source in BLOCKS[1:]:
         return ["-fno-math-errno", *([] if "clang" in version(cxx) else ["-fno-ivopts"])]
@@ -91,9 +91,10 @@ def build(sanitizer: str = "", machine: str = "", sources: Sequence[str] = ()) -
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
         objects = list(workers.map(compiled, sources))
-    subprocess.run([cxx, *flags(sanitizer), *static, *objects, "-o", str(folder / "checks")], check=True, stdout=sys.stderr)
-    for path in objects:
-        Path(path).unlink()
+    link = [cxx, *flags(sanitizer), *static, *objects, "-o", str(folder / "checks")]
+    subprocess.run(link, check=True, stdout=sys.stderr)
+    for built in objects:
+        Path(built).unlink()
     if program.exists():  # another process was faster
         shutil.rmtree(folder)
     else:

@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from qlab.kernels import cpu
+
 from qlab.bits import pack_bits, pack_in_torch, unpack_bits, unpack_in_torch
 from qlab.errors import QlabError
-from qlab.kernels import cpu
 
 
 def draw(bits, shape, seed, dtype=torch.uint8):
@@ -75,7 +76,8 @@ def test_nothing_is_written_behind_the_arrays():
             words, codes = np.full(size * inner + 8, 7, np.int32), np.full(n * inner + 8, 7, np.uint8)
             given = np.zeros((1, n, inner), np.uint8)
             assert cpu.pack_bits(given, bits, words[: size * inner].reshape(1, size, inner))
-            cpu.unpack_bits(words[: size * inner].reshape(1, size, inner), bits, codes[: n * inner].reshape(1, n, inner))
+            packed, back = words[: size * inner].reshape(1, size, inner), codes[: n * inner].reshape(1, n, inner)
+            cpu.unpack_bits(packed, bits, back)
             assert (words[-8:] == 7).all() and (codes[-8:] == 7).all()
             assert not words[:-8].any() and not codes[:-8].any()
 
