@@ -23,7 +23,7 @@ import torch
 from gguf.constants import GGMLQuantizationType
 from torch import Tensor
 
-from qlab.bits import pack_bits, unpack_bits
+from qlab.bits import pack_bits, pack_in_torch, unpack_bits, unpack_in_torch
 from qlab.convert import encoded
 from qlab.errors import QlabError
 from qlab.ggml import grid_type
@@ -37,6 +37,7 @@ SPEC = "int4-g128-asym"
 BITS = 4
 SHAPE = (1024, 4096)  # [out, in], 16 MiB in float32
 ENCODED = ("Q8_0", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS")
+NO_CEILING = "the read ceiling needs the compiled kernels"
 PARAMETERS = 1 << 20
 """Weights that one encoding takes."""
 
@@ -45,7 +46,8 @@ PARAMETERS = 1 << 20
 class Row:
     """One operation: GB/s over `nbytes`, and the same as a ratio to copying them (no ratio for the ceiling itself).
 
-    p10 is the 10th percentile of the speeds: nine runs of ten were faster.
+    p10 is the 10th percentile of the speeds: nine runs of ten were faster. vs_torch: the ratio to the same in torch,
+    where that is another way.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Row:
     gb_per_s_p10: float
     ratio: float | None = None
     ratio_p10: float | None = None
+    vs_torch: float | None = None
+    vs_torch_p10: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Operation:
     nbytes: int
     run: Callable[[Any], object]
     inputs: Sequence[Any]
+    in_torch: Callable[[Any], object] | None = None
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -93,7 +98,9 @@ def threads_available() -> int:
 
 
 def ceiling(rounds: int) -> list[Row]:
-    """Read bandwidth at one and at all threads, in turns."""
+    """Read bandwidth at one and at all threads, in turns; QlabError without the kernels."""
+    if not cpu.available:
+        raise QlabError(f"{NO_CEILING}: {cpu.missing}")
     buffer = np.ones(CEILING, dtype=np.uint8)
     counts = sorted({1, threads_available()})
     times = [[seconds(lambda n=n: cpu.read_sum(buffer, n)) for n in counts] for _ in range(rounds)]  # type: ignore[misc]
@@ -121,23 +128,29 @@ def operations(shape: tuple[int, int]) -> Iterator[Operation]:
     words = rotated(pack_bits(codes[0], BITS).clone)
     yield Operation(f"quantize {SPEC}", Ws[0].nbytes, lambda W: quantize(W, SPEC), Ws)
     yield Operation("dequantize", Ws[0].nbytes, lambda q: q.dequantize(), qtensors)
-    yield Operation(f"pack_bits {BITS}", codes[0].nbytes, lambda c: pack_bits(c, BITS), codes)
-    yield Operation(f"unpack_bits {BITS}", codes[0].nbytes, lambda w: unpack_bits(w, BITS, shape[1]), words)
+    size, n = codes[0].nbytes, shape[1]
+    yield Operation(f"pack_bits {BITS}", size, lambda c: pack_bits(c, BITS), codes, lambda c: pack_in_torch(c, BITS))
+    yield Operation(
+        f"unpack_bits {BITS}", size, lambda w: unpack_bits(w, BITS, n), words, lambda w: unpack_in_torch(w, BITS, n)
+    )
 
 
 def beside_copy(operation: Operation, rounds: int) -> Row:
-    """Time `operation` and a copy of as many bytes, in turns: copy, operation, copy, operation …"""
+    """Time `operation`, a copy of as many bytes, and torch's way, in turns: copy, operation, torch, copy …"""
     sources = cycle(rotated(lambda: torch.ones(operation.nbytes, dtype=torch.uint8)))
     target = torch.empty(operation.nbytes, dtype=torch.uint8)
     inputs = cycle(operation.inputs)
     operation.run(next(inputs))  # the first call allocates
-    times = [
-        (seconds(lambda: target.copy_(next(sources))), seconds(lambda: operation.run(next(inputs))))
-        for _ in range(rounds)
+    runs: list[Callable[[], object]] = [
+        lambda: target.copy_(next(sources)),
+        lambda: operation.run(next(inputs)),
     ]
-    copy, own = np.array(times).T
+    if (in_torch := operation.in_torch) is not None:
+        runs.append(lambda: in_torch(next(inputs)))
+    copy, own, *other = np.array([[seconds(run) for run in runs] for _ in range(rounds)]).T
     speeds = middle_and_low(operation.nbytes / own / 1e9)
-    return Row(operation.name, torch.get_num_threads(), operation.nbytes, *speeds, *middle_and_low(copy / own))
+    ratios = [*middle_and_low(copy / own), *(x for torchs in other for x in middle_and_low(torchs / own))]
+    return Row(operation.name, torch.get_num_threads(), operation.nbytes, *speeds, *ratios)
 
 
 def encodings(rounds: int, parameters: int = PARAMETERS, peer: GGML | None = None) -> Iterator[Encoding]:
@@ -180,10 +193,11 @@ def encoding(name: str, W: Tensor, threads: int, rounds: int, peer: GGML | None)
 
 
 def run(rounds: int = 20, shape: tuple[int, int] = SHAPE) -> list[dict[str, Any]]:
-    """All rows, the ceiling first; each timed `rounds` times on weights of `shape` [out, in]."""
+    """All rows, the ceiling first if kernels can read it; each timed `rounds` times on weights of `shape` [out, in]."""
     if rounds < 1:
         raise QlabError(f"rounds is {rounds}: a benchmark needs at least 1")
-    rows = [*ceiling(rounds), *(beside_copy(operation, rounds) for operation in operations(shape))]
+    rows = ceiling(rounds) if cpu.available else []
+    rows += [beside_copy(operation, rounds) for operation in operations(shape)]
     return [asdict(row) for row in rows]
 
 
@@ -207,6 +221,8 @@ def encoding_line(row: dict[str, Any]) -> str:
 def line(row: dict[str, Any]) -> str:
     """One row as text."""
     ratio = "" if row["ratio"] is None else f"{row['ratio']:8.3f} {row['ratio_p10']:8.3f}"
+    if row["vs_torch"] is not None:
+        ratio += f" {row['vs_torch']:8.2f} {row['vs_torch_p10']:8.2f}"
     return f"{row['name']:<24}{row['threads']:>7} {row['gb_per_s']:9.2f} {row['gb_per_s_p10']:9.2f} {ratio}".rstrip()
 
 
@@ -226,7 +242,9 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps({"machine": machine(), "rows": rows, "encodings": encoding_rows}))
         return
     print(", ".join(machine()["features"]), f"· torch {torch.__version__}")
-    print(f"{'':<24}{'threads':>7} {'GB/s':>9} {'p10':>9} {'× copy':>8} {'p10':>8}")
+    print(f"{'':<24}{'threads':>7} {'GB/s':>9} {'p10':>9} {'× copy':>8} {'p10':>8} {'× torch':>8} {'p10':>8}")
+    if not cpu.available:
+        print(f"{NO_CEILING}: {cpu.missing}")
     print(*map(line, rows), sep="\n")
     print(f"\n{'':<24}{'threads':>7} {'million/s':>9} {'p10':>9} {'ggml':>9} {'× ggml':>8} {'p10':>8}")
     print(*map(encoding_line, encoding_rows), sep="\n")

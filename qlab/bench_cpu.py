@@ -83,6 +83,7 @@ def kernels(
     rounds: int = 21,
 ) -> Iterator[Kernel]:
     """A row for each combination, in this order."""
+    _need_kernels()
     products = {n: peer.products(n) for n in threads} if peer else {}
     before = torch.get_num_threads()
     try:
@@ -201,8 +202,14 @@ def _torch_product(X: Tensor, words: tuple[Tensor, Tensor]) -> Tensor:
     return torch.ops.aten._weight_int4pack_mm_for_cpu(X, words[0], TORCH_GROUP, words[1])
 
 
+def _need_kernels() -> None:
+    if not cpu.available:
+        raise QlabError(f"there is nothing to measure: {cpu.missing}; install a C++ compiler and then qlab again")
+
+
 def isas(name: str) -> list[str]:
     """The instruction sets that a name means: one, `all` of this processor, or the best for the empty one."""
+    _need_kernels()
     if name == "all":
         return list(cpu.isas())
     try:
@@ -213,6 +220,7 @@ def isas(name: str) -> list[str]:
 
 def ceiling(threads: Sequence[int], rounds: int) -> dict[str, dict[str, float]]:
     """GB/s that a plain read reaches over more memory than the caches hold, by number of threads: median and p10."""
+    _need_kernels()
     buffer = np.ones(2 * cache_bytes(), np.uint8)
     times = interleaved({str(n): [lambda n=n: cpu.read_sum(buffer, n)] for n in threads}, max(5, rounds // 2))  # type: ignore[misc]
     speeds = {n: buffer.nbytes / t / 1e9 for n, t in times.items()}

@@ -26,6 +26,7 @@ from qlab.ggml.activations import as_llama_cpp_rounds
 from qlab.ggml.architectures import NameMap, from_gguf
 from qlab.ggml.configs import config_of, with_rope_factors
 from qlab.ggml.tokenizer import tokenizer_of
+from qlab.kernels import cpu
 from qlab.nn import QEmbedding, QLinear
 from qlab.qtensor import QTensor
 from qlab.tiles import Tiled, format_of, tile_parts
@@ -67,8 +68,11 @@ class GGUFTensors:
         self._asked.add(stored)
         return from_gguf(name, decoded(self._file, stored), self._config)
 
-    def packed(self, module: str) -> Tiled | None:
-        """The weight of a module for the CPU kernels, read a few rows at a time; None where they have none for it."""
+    def packed(self, module: str) -> Tiled | QTensor | None:
+        """The weight of a module for the CPU kernels, read a few rows at a time; None where they have none for it.
+
+        Without the kernels its codes, for torch.
+        """
         name = f"{module}.weight"
         stored = self._rename.get(name)
         info = self._file.tensors.get(stored or "")
@@ -76,6 +80,9 @@ class GGUFTensors:
             return None
         data = self._file.data(cast(str, stored))
         order = from_gguf(name, torch.arange(len(data))[:, None], self._config)[:, 0]
+        if not cpu.available:
+            self._asked.add(cast(str, stored))
+            return kind.unpack(torch.from_numpy(data[order.numpy()]))
         step = max(16, AT_ONCE // info.shape[1] // 16 * 16)
 
         def parts() -> Iterator[QTensor]:
@@ -139,7 +146,9 @@ def model_from_gguf(
 def put_packed(model: PreTrainedModel, tensors: GGUFTensors, dtype: torch.dtype, inputs: str) -> None:
     """QLinears and QEmbeddings in place of what the file holds in types that the CPU kernels know."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    shared = tensors.packed(_name_of(model, embedding)) if isinstance(embedding, nn.Embedding) else None
+    shared = None
+    if cpu.available and isinstance(embedding, nn.Embedding):
+        shared = cast("Tiled | None", tensors.packed(_name_of(model, embedding)))
     for name, module in list(model.named_modules()):
         if module is embedding and shared is not None:
             model.set_submodule(name, QEmbedding(shared, dtype, float(getattr(module, "embed_scale", 1.0))))
@@ -159,7 +168,7 @@ def round_inputs(model: PreTrainedModel, file: GGUFFile) -> None:
     """Round every linear's input as llama.cpp does for the type that its weight has in the file."""
     rename = NameMap(model.config)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) or (isinstance(module, QLinear) and isinstance(module.weight_, QTensor)):
             stored = file.tensors.get(rename(f"{name}.weight")) or file.tensors["token_embd.weight"]  # a tied head
             module.register_forward_pre_hook(partial(_rounded, stored.type))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +28,8 @@ from qlab.files.gguf import open_gguf
 from qlab.files.huggingface import open_quantized, quantization_of
 from qlab.files.lazy import LazyModel
 from qlab.from_gguf import config_from_gguf, model_from_gguf, quiet, stored_in
-from qlab.nn import INPUTS, pack
+from qlab.kernels import cpu
+from qlab.nn import INPUTS, QLinear, pack
 from qlab.reference import BUILDERS, reference_folder
 
 __all__ = ["LoadedModel", "cache_dir", "load", "load_config", "open_lazily"]
@@ -71,6 +73,7 @@ def load(
     activations: "llama.cpp" rounds the inputs of a .gguf file's linears as that program does (8-bit blocks beside
     quantized weights), for numbers that can be held against its own; "int8" those of packed linears, which is
     fastest; "float" judges the weights alone.
+    Without the kernels, which is told by a warning, packed weights are codes that torch dequantizes, and int8 is float.
     Errors: QlabError naming what is missing or unreadable and what to do about it.
     """
     name = str(name_or_path)
@@ -80,9 +83,13 @@ def load(
         raise QlabError(f"{name} is no .gguf file: how llama.cpp rounds activations depends on its types; use float")
     if activations == "int8" and not packed:
         raise QlabError("activations int8 are those of the CPU kernels: load with packed=True")
-    model, tokenizer = _open(name, dtype, activations, packed)
+    inputs = "float" if activations == "int8" and not cpu.available else activations
+    model, tokenizer = _open(name, dtype, inputs, packed)
+    if packed and not cpu.available and any(isinstance(module, QLinear) for module in model.modules()):
+        rounded = "" if inputs == activations else ", inputs in floating point"
+        warnings.warn(f"{name} is not packed, torch multiplies its codes{rounded}: {cpu.missing}", RuntimeWarning, 2)
     frozen = torch.nn.Module.to(model.eval().requires_grad_(False), device)
-    cost = stored_in(open_gguf(name)) | {"activations": activations} if name.endswith(".gguf") else {}
+    cost = stored_in(open_gguf(name)) | {"activations": inputs} if name.endswith(".gguf") else {}
     return LoadedModel(frozen, tokenizer, name, cost)
 
 

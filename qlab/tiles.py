@@ -212,6 +212,8 @@ def format_of(Q: QTensor) -> tuple[str, int]:
 
 def _problem(Q: QTensor, name: str | None, size: int) -> str | None:
     """What keeps a kernel from reading Q."""
+    if not cpu.available:
+        return str(cpu.missing)
     spec, columns = Q.spec, Q.shape[1]
     if not (spec.grid.is_integer or spec.grid.name in TABLES) or spec.blocking != "row":
         return "its grid is not one of integers in rows"

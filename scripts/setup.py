@@ -67,7 +67,7 @@ def perform(label: str, command: list[str]) -> None:
     print(f"  {label} …", end=" ", flush=True)
     start = time.monotonic()
     # In the environment the pins also reach the build of the kernels, which `-c` does not.
-    env = {**os.environ, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+    env = {**os.environ, "PIP_CONSTRAINT": str(ROOT / "constraints.txt"), "QLAB_REQUIRE_KERNELS": "1"}
     with LOG.open("ab") as log:
         result = subprocess.run(command, cwd=ROOT, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     print(f"{time.monotonic() - start:.0f} s" if result.returncode == 0 else "failed", flush=True)

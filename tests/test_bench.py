@@ -28,6 +28,8 @@ def test_ceiling_first_then_ratios():
     for row in rows:
         assert 0 < row["gb_per_s_p10"] <= row["gb_per_s"]
         assert row["ratio"] is None or 0 < row["ratio_p10"] <= row["ratio"]
+        assert (row["vs_torch"] is None) == ("pack" not in row["name"])
+        assert row["vs_torch"] is None or 0 < row["vs_torch_p10"] <= row["vs_torch"]
 
 
 def test_inputs_fill_what_must_rotate():

@@ -3,8 +3,12 @@
 #include "tiles.h"
 
 // Here a sum need not be the same everywhere.
+#if defined(__clang__)
+#pragma clang fp contract(fast)
+#else
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=fast")
+#endif
 
 namespace {
 
@@ -131,4 +135,8 @@ void attend(const Heads& h, float* weights) {
 
 }  // namespace
 
+#if defined(__clang__)
+#pragma clang fp contract(off)
+#else
 #pragma GCC pop_options
+#endif

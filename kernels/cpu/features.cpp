@@ -1,6 +1,8 @@
 // Which instruction sets this processor offers, asked of the processor itself.
 #include "kernels.h"
 
+#include "isa.h"
+
 #if defined(__x86_64__)
 // The builtin takes a literal, so the question is a macro.
 #define ASK(name) if (__builtin_cpu_supports(name)) found[count++] = name
@@ -12,7 +14,7 @@ const char* const* cpu_features() {
   ASK("sse4.2");
   ASK("avx2");
   ASK("fma");
-  ASK("f16c");
+  if (supports_f16c()) found[count++] = "f16c";
   ASK("avx512f");
   ASK("avx512bw");
   ASK("avx512vl");

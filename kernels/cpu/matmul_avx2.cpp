@@ -31,6 +31,8 @@ struct V {
   static Int minus(Int a, int n) { return _mm256_sub_epi32(a, _mm256_set1_epi32(n)); }
   static Int mask32(Int a, int n) { return _mm256_and_si256(a, _mm256_set1_epi32(n)); }
   static Int right32(Int a, int n) { return _mm256_srli_epi32(a, n); }
+  // b as add_product takes it: its lower 16 bits, and nothing above.
+  static Int factor(Int a) { return mask32(a, 0xFFFF); }
   static Int add_product(Int a, Int b, const int32_t* c) {
     return _mm256_add_epi32(a, _mm256_madd_epi16(b, _mm256_set1_epi32(*c)));
   }

@@ -21,6 +21,7 @@ using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::
 // A thread has nothing to gain from less than this: starting it takes longer than reading a page.
 constexpr size_t kMinSpan = 4096;
 
+void bind_bits(nb::module_& m);
 void bind_decoder(nb::module_& m);
 void bind_tile(nb::module_& m);
 
@@ -49,6 +50,7 @@ static uint64_t read_sum(Bytes array, int threads) {
 }
 
 NB_MODULE(_native, m) {
+  bind_bits(m);
   bind_decoder(m);
   bind_tile(m);
   m.def("features", &features, "The instruction sets this processor offers, such as `avx2`.");

@@ -35,25 +35,33 @@ inline Lanes lanes(const void* p) {
 }
 
 // The other half of the lanes in front: sixteen, eight, four, two become one.
-inline Lanes swapped(Lanes v, int half) {
-  const Lanes index = {0 ^ half, 1 ^ half, 2 ^ half,  3 ^ half,  4 ^ half,  5 ^ half,  6 ^ half,  7 ^ half,
-                       8 ^ half, 9 ^ half, 10 ^ half, 11 ^ half, 12 ^ half, 13 ^ half, 14 ^ half, 15 ^ half};
-  return __builtin_shuffle(v, index);
+template <int half>
+inline Lanes swapped(Lanes v) {
+#define QLAB_INDEX                                                                                       \
+  0 ^ half, 1 ^ half, 2 ^ half, 3 ^ half, 4 ^ half, 5 ^ half, 6 ^ half, 7 ^ half, 8 ^ half, 9 ^ half, \
+      10 ^ half, 11 ^ half, 12 ^ half, 13 ^ half, 14 ^ half, 15 ^ half
+#if defined(__clang__)
+  return __builtin_shufflevector(v, v, QLAB_INDEX);
+#else
+  return __builtin_shuffle(v, Lanes{QLAB_INDEX});  // gcc knows the other one from its version 12 on
+#endif
+#undef QLAB_INDEX
 }
 
+inline Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
+
 inline int32_t largest(Lanes v) {
-#pragma GCC unroll 4
-  for (int half = 8; half; half /= 2) {
-    const Lanes other = swapped(v, half);
-    v = v > other ? v : other;
-  }
-  return v[0];
+  v = larger(v, swapped<8>(v));
+  v = larger(v, swapped<4>(v));
+  v = larger(v, swapped<2>(v));
+  return larger(v, swapped<1>(v))[0];
 }
 
 inline int32_t total(Lanes v) {
-#pragma GCC unroll 4
-  for (int half = 8; half; half /= 2) v += swapped(v, half);
-  return v[0];
+  v += swapped<8>(v);
+  v += swapped<4>(v);
+  v += swapped<2>(v);
+  return (v + swapped<1>(v))[0];
 }
 
 template <class V>
@@ -66,7 +74,7 @@ void round_inputs(const float* x, int64_t stride, int tokens, int64_t columns, R
       Lanes most = {};  // magnitudes are compared as integers: infinity and NaN are the largest
       for (int i = 0; i < how.block; i += 16) {
         const Lanes a = lanes(v + i) & 0x7FFFFFFF;
-        most = a > most ? a : most;
+        most = larger(a, most);
       }
       const float peak = from_bits((uint32_t)largest(most));
       const bool finite = peak <= 3.40282347e+38f;

@@ -90,7 +90,7 @@ inline void product(const Tiles& w, const Inputs& x, float* y, int64_t stride, i
           Float minimum = V::zero();
           if constexpr (F.extra == Extra::zero) zero = V::widen((const uint8_t*)w.offset + at);
           if constexpr (F.bits == 8 && F.extra == Extra::zero && V::kSigned)
-            zero = V::mask32(V::minus(zero, 128), 0xFFFF);
+            zero = V::factor(V::minus(zero, 128));
           if constexpr (F.extra == Extra::min) minimum = V::halves((const uint16_t*)w.offset + at);
 #pragma GCC unroll 16
           for (int m = 0; m < M; ++m) {

@@ -11,11 +11,7 @@ import torch
 from torch import Tensor
 
 from qlab.ggml import BlockType, GridType
-
-try:
-    from qlab.kernels import cpu
-except ImportError:  # installed without a compiler
-    cpu = None
+from qlab.kernels import cpu
 
 
 def encode(kind: GridType, W: Tensor, importance: Tensor | None = None) -> Tensor | None:
@@ -23,7 +19,7 @@ def encode(kind: GridType, W: Tensor, importance: Tensor | None = None) -> Tenso
 
     importance: the mean x² of each column [row].
     """
-    if cpu is None or W.numel() == 0 or W.shape[1] % kind.weights or not W.is_floating_point():
+    if not cpu.available or W.numel() == 0 or W.shape[1] % kind.weights or not W.is_floating_point():
         return None
     W = W.detach().cpu().float().contiguous()
     weights = None if importance is None else importance.float().contiguous()
@@ -33,7 +29,7 @@ def encode(kind: GridType, W: Tensor, importance: Tensor | None = None) -> Tenso
 
 def decode(kind: BlockType, data: np.ndarray) -> Tensor:
     """The numbers, float32 [..., row], of stored bytes uint8 [..., bytes of a row]."""
-    if cpu is None or not isinstance(kind, GridType) or data.size == 0 or data.shape[-1] % kind.nbytes:
+    if not cpu.available or not isinstance(kind, GridType) or data.size == 0 or data.shape[-1] % kind.nbytes:
         return kind.decode(torch.from_numpy(data.copy()))
     rows = data.reshape(-1, data.shape[-1])
     out = torch.empty(len(rows), rows.shape[1] // kind.nbytes * kind.weights, dtype=torch.float32, device="cpu")
