@@ -22,12 +22,13 @@ with warnings.catch_warnings(record=True) as caught:
             importlib.import_module(module.name)
     told["imported"] = [str(w.message) for w in caught if "kernels" in str(w.message)]
 
+from qlab.kernels import cpu
+
 from qlab import bench, bench_cpu
 from qlab.bits import pack_bits, unpack_bits
 from qlab.errors import QlabError
 from qlab.evaluate import evaluate
 from qlab.generate import generate
-from qlab.kernels import cpu
 from qlab.methods import quantize
 from qlab.models import load
 from qlab.nn import QLinear, paths
