@@ -31,8 +31,8 @@ from qlab.nn import QEmbedding, QLinear
 from qlab.qtensor import QTensor
 from qlab.tiles import Tiled, format_of, tile_parts
 
-AT_ONCE = 1 << 20
-"""Weights that are unpacked at once on their way into tiles."""
+AT_ONCE = 1 << 18
+"""Weights that are unpacked at once on their way into tiles: with more, what is freed stays with the process."""
 ROPE_FACTORS = "rope_freqs.weight"
 
 

@@ -65,11 +65,18 @@ def why_not_packed(model: Any) -> str | None:
         return "its blocks are not built as llama's"
     if getattr(config, "use_sliding_window", False) or (config.model_type == "mistral" and config.sliding_window):
         return "its attention slides over a window"
+    if _rope(config).get("rope_type", "default") in ("dynamic", "longrope"):
+        return "its rotary frequencies change with the length of the text"
     if not isinstance(model.get_input_embeddings(), QEmbedding):
         return "its embedding is not packed"
     loose = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    loose += [n for n, m in model.named_modules() if isinstance(m, QLinear) and not isinstance(m.weight_, Tiled)]
-    return f"{loose[0]} is not packed ({len(loose)} linears in all)" if loose else None
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, QLinear)}
+    loose += [n for n, m in linears.items() if not isinstance(m.weight_, Tiled)]
+    if loose:
+        return f"{loose[0]} is not packed ({len(loose)} linears in all)"
+    if len({m.inputs for m in linears.values()}) > 1 or any(m.input_spec for m in linears.values()):
+        return "its linears round their inputs in different ways"
+    return "its inputs stay in floating point" if next(iter(linears.values())).inputs == "float" else None
 
 
 def decoder(model: Any, capacity: int) -> PackedDecoder | TorchDecoder:
@@ -161,6 +168,10 @@ def _ends(loaded: LoadedModel) -> set[int]:
     found = loaded.model.generation_config.eos_token_id if loaded.model.generation_config else None
     found = loaded.tokenizer.eos_token_id if found is None else found
     return set(found) if isinstance(found, list) else set() if found is None else {found}
+
+
+def _rope(config: Any) -> dict[str, Any]:
+    return dict(getattr(config, "rope_parameters", None) or {})
 
 
 def _head(config: Any) -> int:

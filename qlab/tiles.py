@@ -7,6 +7,8 @@ every kind of file holds (GGUF's blocks, GPTQ, AWQ, compressed-tensors) is a QTe
 from __future__ import annotations
 
 import math
+import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -114,6 +116,7 @@ def tile(Q: QTensor) -> Tiled:
     """Q in the kernels' layout; QlabError, saying why, where no kernel reads what it holds."""
     spec, (rows, columns) = Q.spec, Q.shape
     name, group = format_of(Q)
+    _tell_of_slowness()
     order = None
     codes, index = Q.codes, Q.group_index
     if index is not None:
@@ -232,6 +235,18 @@ def _problem(Q: QTensor, name: str | None, size: int) -> str | None:
     if Q.scale.shape[0] != Q.shape[0] or Q.scale.shape[1] != spec.group_count(columns):
         return "its scales are shared between rows"
     return None
+
+
+@cache
+def _tell_of_slowness() -> None:
+    """Once: a processor without vectors that the kernels know."""
+    if cpu.isa() == "scalar" and os.environ.get("QLAB_CPU_ISA") != "scalar":
+        found = ", ".join(cpu.features()) or "none that we ask for"
+        warnings.warn(
+            f"this processor has none of AVX-512 VNNI, AVX2 with FMA, or NEON with the dot product (it has {found}): "
+            "packed weights are multiplied one by one, which is right but slow",
+            stacklevel=3,
+        )
 
 
 @cache

@@ -1,5 +1,6 @@
 """Packed matrices: every QTensor comes out as it went in, costs what its file does, and a refusal says why."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qtensors import CODES, GGML, SCALES, SPECS, made, same, stored_in
 
+import qlab.tiles
 from qlab.errors import QlabError
 from qlab.qtensor import QTensor
 from qlab.spec import QuantSpec
@@ -125,3 +127,15 @@ def test_groups_of_two_sizes_are_refused():
     uneven = replace(Q, group_index=torch.where(torch.arange(64) == 0, 1, Q.group_index.long() * 0).int())
     with pytest.raises(QlabError, match="groups of int4-g32-sym are not of one size: torch multiplies this layer"):
         tile(uneven)
+
+
+def test_a_processor_without_vectors_is_told_once(monkeypatch):
+    monkeypatch.setattr(qlab.tiles.cpu, "isa", lambda name="": "scalar")
+    monkeypatch.delenv("QLAB_CPU_ISA", raising=False)
+    qlab.tiles._tell_of_slowness.cache_clear()
+    with pytest.warns(UserWarning, match="right but slow"):
+        tile(made("q4_0", 16, 32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tile(made("q4_0", 16, 32))
+    qlab.tiles._tell_of_slowness.cache_clear()

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "isa.h"
+#include "released.h"
 #include "tile.h"
 
 namespace nb = nanobind;

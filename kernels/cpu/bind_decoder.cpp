@@ -3,6 +3,7 @@
 #include "decoder.h"
 
 #include <memory>
+#include <mutex>
 
 namespace {
 
@@ -11,6 +12,7 @@ struct Held {
   std::vector<nb::object> arrays;
   std::unique_ptr<Decoder> decoder;
   int64_t past = 0;
+  std::mutex reading;
 };
 
 class Builder {
@@ -122,8 +124,10 @@ void read_tokens(Held& self, const Array<const int64_t>& ids, const Array<float>
     throw std::out_of_range(std::to_string(self.past + count) + " tokens do not fit: the cache has room for " + std::to_string(decoder.shape().capacity));
   at_least_one(threads);
   const Isa& chosen = isa_named(isa);
+  const std::unique_lock<std::mutex> alone(self.reading, std::try_to_lock);
+  if (!alone) throw std::runtime_error("another thread is reading with this decoder: give each thread its own");
   {
-    nb::gil_scoped_release release;
+    const Released released;
     decoder.read(ids.data(), count, self.past, logits.data(), chosen, threads);
   }
   self.past += count;

@@ -15,6 +15,7 @@
 #include "encode.h"
 #include "isa.h"
 #include "pool.h"
+#include "released.h"
 
 namespace nb = nanobind;
 template <class T, int kDimensions>
@@ -76,7 +77,7 @@ static bool encode(const std::string& name, Array<const float, 2> W, Array<uint8
   const int64_t blocks = rows * (row / type.weights);
   const bool weighted = importance && type.importance != Importance::kIgnored;
   EncodeJob job{W.data(), weighted ? importance->data() : nullptr, nullptr, row, out.data()};
-  nb::gil_scoped_release release;
+  const Released released;
   std::vector<float> squares;
   if (weighted && type.importance == Importance::kByRow) {
     squares.resize(rows);
@@ -101,7 +102,7 @@ static void decode(const std::string& name, Array<const uint8_t, 2> data, Array<
   check_shape("out", out.shape(0), out.shape(1), rows, row / type.bytes * type.weights);
   const uint8_t* from = data.data();
   float* to = out.data();
-  nb::gil_scoped_release release;
+  const Released released;
   parallel(rows * (row / type.bytes), kWeightsAtOnce / type.weights, threads, [&](int64_t begin, int64_t end) {
     type.decode(from + begin * type.bytes, end - begin, to + begin * type.weights);
   });

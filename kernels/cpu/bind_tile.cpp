@@ -15,7 +15,7 @@ void tile(const Array<const uint8_t>& codes, int bits, const Array<uint8_t>& out
   const int64_t rows = codes.shape(0), columns = codes.shape(1);
   expect(out, "out", {(rows + kRows - 1) / kRows, columns / kBlock, 64 * bits});
   at_least_one(threads);
-  nb::gil_scoped_release release;
+  const Released released;
   tile_codes(codes.data(), rows, columns, bits, out.data(), threads);
 }
 
@@ -27,7 +27,7 @@ void untile(const Array<const uint8_t>& tiles, int64_t first, const Array<uint8_
   expect(out, "out", {static_cast<int64_t>(out.shape(0)), columns});
   check_span(first, out.shape(0), tiles.shape(0) * kRows);
   at_least_one(threads);
-  nb::gil_scoped_release release;
+  const Released released;
   untile_codes(tiles.data(), first, out.shape(0), columns, static_cast<int>(tiles.shape(2) / 64), out.data(), threads);
 }
 
@@ -39,7 +39,7 @@ void dequantize(const std::string& format, const Array<const uint8_t>& codes, co
   expect(out, "out", {static_cast<int64_t>(out.shape(0)), m.columns});
   check_span(first, out.shape(0), rows);
   at_least_one(threads);
-  nb::gil_scoped_release release;
+  const Released released;
   dequantize_tiles(m.format, m.tiles, first, out.shape(0), out.data(), threads);
 }
 
@@ -54,7 +54,7 @@ void dequantize_some(const std::string& format, const Array<const uint8_t>& code
     if (ids.data()[i] < 0 || ids.data()[i] >= rows)
       throw std::out_of_range("ids holds " + std::to_string(ids.data()[i]) + ": the matrix has " + std::to_string(rows) + " rows");
   at_least_one(threads);
-  nb::gil_scoped_release release;
+  const Released released;
   dequantize_rows(m.format, m.tiles, ids.data(), count, out.data(), threads);
 }
 
@@ -68,7 +68,7 @@ void multiply(const std::string& format, const Array<const uint8_t>& codes, cons
   expect(y, "y", {tokens, rows});
   at_least_one(threads);
   const Isa& chosen = isa_named(isa);
-  nb::gil_scoped_release release;
+  const Released released;
   if (tokens) multiply_tiles(chosen, {{m.format, m.tiles, rows, y.data()}}, x.data(), tokens, half, threads);
 }
 

@@ -114,6 +114,18 @@ def test_the_interpreter_ends_right_after_use():
     assert python("assert cpu.read_sum(array, 8) == wanted; print('end')") == ["end"]
 
 
+def test_a_daemon_thread_in_a_kernel_does_not_abort_the_end():
+    assert python("""
+import time
+def forever():
+    while True:
+        cpu.read_sum(array, 1)
+threading.Thread(target=forever, daemon=True).start()
+time.sleep(0.2)
+print('end')
+""") == ["end"]  # fmt: skip
+
+
 def test_spawned_processes(tmp_path):
     script = tmp_path / "spawn.py"
     script.write_text(
