@@ -114,9 +114,9 @@ class Tiled:
 
 def tile(Q: QTensor) -> Tiled:
     """Q in the kernels' layout; QlabError, saying why, where no kernel reads what it holds."""
-    _tell_of_slowness()
     spec, (rows, columns) = Q.spec, Q.shape
     name, group = format_of(Q)
+    _tell_of_slowness()
     order = None
     codes, index = Q.codes, Q.group_index
     if index is not None:
