@@ -75,7 +75,7 @@ class Instruction:
     """One instruction. reads: registers; at: where in its memory a load begins, or the bits of a shift.
 
     rows: the row whose numbers each of the eight lanes of the result holds. alive: lanes from the first whose numbers
-    are still used.
+    it uses, of those it reads or writes.
     """
 
     name: str
@@ -165,11 +165,11 @@ def _by_rows(isa: str, blocks: int) -> list[Instruction]:
             do("vmulss", "times input scale", "scale", "scale", "scale", at=b, alive=1)
             do("vbroadcastss", "spread", "scale", "scale", "scale")
             do("vfmadd231ps", "multiply and add", "scale", "total", "number", "scale", "total")
-        do("vextractf128", "upper half", "across", "other", "total", alive=4)
+        do("vextractf128", "upper half", "across", "other", "total")
         do("vaddps", "add floats", "across", "total", "total", "other", alive=4)
-        do("vmovhlps", "upper quarter", "across", "other", "total", alive=2)
+        do("vmovhlps", "upper quarter", "across", "other", "total", alive=4)
         do("vaddps", "add floats", "across", "total", "total", "other", alive=2)
-        do("vmovshdup", "odd lanes", "across", "other", "total", alive=1)
+        do("vmovshdup", "odd lanes", "across", "other", "total", alive=2)
         do("vaddss", "add first", "across", "total", "total", "other", alive=1)
         do("vmovss", "store first", "load", "y", "total", at=r, alive=1)
     return found

@@ -1,7 +1,7 @@
 import { choice, digits, html, panel, slider, svg } from "./draw.js";
 import { execute } from "./vector.js";
 
-const WIDTH = 720, LEFT = 108, STRIP = 26;
+const STRIP = 26;  // the height of the tallest tick, in the strip's own units
 const KINDS = ["load", "unpack", "multiply", "add", "scale", "across"];
 const KIND_WORDS = { load: "load, store", unpack: "unpack", multiply: "multiply", add: "add", scale: "scale", across: "sum across lanes" };
 const COLOUR = { load: "var(--line)", unpack: "var(--quiet)", multiply: "var(--accent)", add: "var(--accent)", scale: "var(--good)", across: "var(--warm)" };
@@ -38,7 +38,7 @@ export function told(x) {
 export function laneLabel(layout, { kind, operation, out, alive }, lane) {
   if (layout === "tiles" || operation === "store first") return `row ${lane}`;
   if (lane >= alive) return "unused";
-  if (kind === "across") return { 4: "8 columns", 2: "16 columns", 1: "all 32" }[alive];
+  if (kind === "across" && alive < 8) return { 4: "8 columns", 2: "16 columns", 1: "all 32" }[alive];
   if (operation === "scale of a row" || out === "scale") return "the row's";
   const from = 4 * lane;
   return out === "packed" || out === "high" ? `${from}–${from + 3}, ${from + 16}–${from + 19}` : `${from}–${from + 3}`;
@@ -134,22 +134,16 @@ function lastWrite(program, name, at) {
 /** Both layouts as strips of ticks, one for each instruction, on one scale. */
 function drawStrips(runs, { layout, isa, at }) {
   const longest = Math.max(...["rows", "tiles"].map((name) => runs[`${name} ${isa}`].program.length));
-  const each = (WIDTH - LEFT) / longest;
-  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${2 * (STRIP + 20)}`, role: "img", class: "strips",
-    "aria-label": "Every instruction of both layouts, in order" });
-  ["rows", "tiles"].forEach((name, n) => {
-    const { program } = runs[`${name} ${isa}`], base = (n + 1) * (STRIP + 20) - 14, active = name === layout;
-    const strip = svg("g", { opacity: active ? 1 : 0.42 });
-    strip.append(text(`${NAMES[name]}: ${program.length}`, 0, base - 5, "start", active ? "strong" : ""));
-    program.forEach(({ kind, name: title }, k) => {
-      const height = TALL[kind] * STRIP;
-      strip.append(svg("rect", { x: (LEFT + k * each).toFixed(2), y: (base - height).toFixed(2), width: (each * 0.8).toFixed(2), height,
-        style: `fill: ${COLOUR[kind]}${kind === "add" ? "; fill-opacity: .55" : ""}` }, svg("title", {}, title)));
-    });
-    if (active) strip.append(svg("path", { style: "fill: var(--ink)", d: `M${(LEFT + (at + 0.4) * each).toFixed(2)},${base + 2}l5,9h-10z` }));
-    picture.append(strip);
-  });
-  return picture;
+  return html("div", { class: "strips" }, ...["rows", "tiles"].map((name) => {
+    const { program } = runs[`${name} ${isa}`], active = name === layout;
+    const ticks = program.map(({ kind, name: title }, k) => svg("rect", { x: k + 0.1, y: STRIP * (1 - TALL[kind]), width: 0.8, height: TALL[kind] * STRIP,
+      style: `fill: ${COLOUR[kind]}${kind === "add" ? "; fill-opacity: .55" : ""}` }, svg("title", {}, title)));
+    const picture = svg("svg", { viewBox: `0 0 ${longest} ${STRIP}`, preserveAspectRatio: "none", role: "img",
+      "aria-label": `The ${program.length} instructions of ${NAMES[name].toLowerCase()}, in order` }, ...ticks);
+    const mark = html("span", { class: "mark", style: `left: ${((100 * (at + 0.5)) / longest).toFixed(3)}%` }, "▲");
+    return html("div", { class: active ? "strip" : "strip faint" }, html("span", {}, `${NAMES[name]} `, html("b", {}, String(program.length))),
+      html("div", {}, picture, ...(active ? [mark] : [])));
+  }));
 }
 
 function drawLegend(counts) {
@@ -186,10 +180,6 @@ function drawLanes(step, values, result, { layout, lane: chosen }, choose) {
 function shown(name, x, { operation }) {
   const pairs = name === "packed" || name === "high" || operation === "join" || operation === "shift" || (operation === "nibbles" && x > 15);
   return pairs ? x.toString(16).padStart(2, "0") : told(Number.isInteger(x) ? x : Number(x.toPrecision(3)));
-}
-
-function text(content, x, y, anchor = "start", kind = "") {
-  return svg("text", { x, y, "text-anchor": anchor, class: kind }, content);
 }
 
 export default { render };
