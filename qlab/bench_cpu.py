@@ -243,7 +243,7 @@ def compute_ceiling(name: str = "Q8_0", threads: int = 1, rounds: int = 9) -> fl
 
 
 def read_beside(rows: Sequence[Mapping[str, Any]]) -> float:
-    """GB/s of the plain reads that were timed in turns with rows of one token (their fields `gbps`, `fraction_of_read`)."""
+    """GB/s of the plain reads that were timed in turns with rows of one token: `gbps` over `fraction_of_read`."""
     speeds = [row["gbps"] / row["fraction_of_read"] for row in rows if row["fraction_of_read"]]
     return float(np.median(speeds))
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from gguf.constants import GGMLQuantizationType
+from qlab.kernels import cpu
 
 import qlab
 from qlab import bench_cpu, peers
@@ -27,7 +28,6 @@ from qlab.convert import to_gguf_file
 from qlab.errors import QlabError
 from qlab.evaluate import evaluate
 from qlab.ggml import grid_type
-from qlab.kernels import cpu
 from qlab.methods import quantize
 from qlab.records import load_record, provenance, save_record
 
@@ -40,8 +40,8 @@ REPACKED = ("Q4_0", "Q4_K", "IQ4_NL", "Q8_0", "Q2_K", "Q6_K")
 TOKENS = (1, 2, 4, 8, 16, 64)
 FILES = ("Q8_0", "Q4_0", "Q4_K_M")
 FIELDS = (
-    "type", "m", "isa", "threads", "gbps", "gflops", "p10_us", "median_us", "fraction_of_read", "vs_ggml", "vs_ggml_p10",
-    "ggml_repacked",
+    "type", "m", "isa", "threads", "gbps", "gflops", "p10_us", "median_us", "fraction_of_read",
+    "vs_ggml", "vs_ggml_p10", "ggml_repacked",
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def layout_rows(peer: peers.GGML, rounds: int) -> Iterator[dict[str, Any]]:
     X = torch.randn(max(TOKENS), SHAPE[1], generator=torch.Generator().manual_seed(1)).numpy()
     for name in REPACKED:
         kind = grid_type(name)
-        data = kind.pack(quantize(W, kind.spec, "rtn")).numpy()  # type: ignore[attr-defined]
+        data = kind.pack(quantize(W, kind.spec, "rtn")).numpy()
         for m in (1, 16):
             copies = max(2, round(1.5 * bench_cpu.cache_bytes() / data.nbytes)) if m == 1 else 2
             number = GGMLQuantizationType[name]

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from qlab.kernels import cpu
+
 from qlab.lanes import KINDS, counts
 from qlab.plots import instruction_bars, kernels, roofline, tile_layout
 
