@@ -48,25 +48,28 @@ def tile_layout(bits: int, *, title: str = "", caption: str = "") -> go.Figure:
         x=list(range(4 * SHOWN_ROWS)),
         y=labels,
         z=fills,
-        text=texts,
-        texttemplate="%{text}",
-        textfont={"color": GREY},
+        customdata=texts,
         colorscale=scale,
         zmin=-0.5,
         zmax=3.5,
         xgap=1,
         ygap=1,
         showscale=False,
-        hovertemplate="%{y}, byte %{x}: column %{text}<extra></extra>",
+        hovertemplate="%{y}, byte %{x}: column %{customdata}<extra></extra>",
     )
+    # Text of its own trace has the colour of the page's text, in the dark as well.
+    flat = [(byte, label, text) for label, row in zip(labels, texts, strict=True) for byte, text in enumerate(row)]
+    x, y, words = (list(values) for values in zip(*flat, strict=True))
+    columns = go.Scatter(x=x, y=y, text=words, mode="text", hoverinfo="skip", showlegend=False)
     height = 150 + 24 * len(labels)
     title = title or f"A tile of {bits}-bit codes"
-    fig = figure(cells, title=title, x="byte of the vector", caption=caption, height=height)
+    fig = figure(cells, columns, title=title, x="byte of the vector", caption=caption, height=height)
     for row in range(SHOWN_ROWS):
         fig.add_annotation(x=4 * row + 1.5, y=1, yref="paper", yanchor="bottom", text=f"row {row}", showarrow=False)
         fig.add_vline(x=4 * row + 3.5, line={"color": GREY, "width": 1.5})
-    fig.update_xaxes(showgrid=False, dtick=1, ticks="")
-    fig.update_yaxes(showgrid=False, autorange="reversed", ticks="", type="category")
+    fig.update_xaxes(showgrid=False, zeroline=False, dtick=1, ticks="", range=[-0.5, 4 * SHOWN_ROWS - 0.5])
+    ends = [len(labels) - 0.5, -0.5]
+    fig.update_yaxes(showgrid=False, range=ends, ticks="", type="category", ticklabelstandoff=6)
     return fig.update_layout(margin_t=fig.layout.margin.t + 18)
 
 
@@ -88,8 +91,15 @@ def instruction_bars(
     ]
     height = 150 + 34 * len(names)
     fig = figure(*bars, title=title, x="instructions for 512 weights", caption=caption, height=height)
-    fig.update_layout(barmode="stack", legend_traceorder="normal")
+    _legend_below(fig.update_layout(barmode="stack", legend_traceorder="normal"))
     return fig.update_yaxes(autorange="reversed", showgrid=False, type="category", ticks="", ticklabelstandoff=6)
+
+
+def _legend_below(fig: go.Figure) -> None:
+    """A legend of several lines under the axis, where it has room on narrow pages too."""
+    legend = {"y": 0, "yref": "container", "yanchor": "bottom", "x": 0, "xref": "container"}
+    top, bottom = fig.layout.margin.t - 24, 118
+    fig.update_layout(legend=legend, margin={"t": top, "b": bottom}, height=fig.layout.height + bottom - 48)
 
 
 def roofline(
@@ -127,5 +137,6 @@ def roofline(
             )
         )
     fig = figure(roof, *marks, title=title, x="operations per byte of weights", y="GFLOP/s", caption=caption)
-    axis = {"type": "log", "dtick": 1, "minor": {"showgrid": False}}
+    axis = {"type": "log", "dtick": "D2"}
+    _legend_below(fig)
     return fig.update_xaxes(**axis).update_yaxes(**axis)

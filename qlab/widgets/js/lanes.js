@@ -140,7 +140,7 @@ function drawStrips(runs, { layout, isa, at }) {
       style: `fill: ${COLOUR[kind]}${kind === "add" ? "; fill-opacity: .55" : ""}` }, svg("title", {}, title)));
     const picture = svg("svg", { viewBox: `0 0 ${longest} ${STRIP}`, preserveAspectRatio: "none", role: "img",
       "aria-label": `The ${program.length} instructions of ${NAMES[name].toLowerCase()}, in order` }, ...ticks);
-    const mark = html("span", { class: "mark", style: `left: ${((100 * (at + 0.5)) / longest).toFixed(3)}%` }, "▲");
+    const mark = html("span", { class: "here", style: `left: ${((100 * (at + 0.5)) / longest).toFixed(3)}%` }, "▲");
     return html("div", { class: active ? "strip" : "strip faint" }, html("span", {}, `${NAMES[name]} `, html("b", {}, String(program.length))),
       html("div", {}, picture, ...(active ? [mark] : [])));
   }));
