@@ -8,10 +8,9 @@ import plotly.graph_objects as go
 from qlab.plots.theme import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SERIES, SYMBOLS, cycle, faded, figure, rounded
 
 Row = Mapping[str, Any]
-QUADS = 8
-"""Fours of columns in a block of 32."""
-SHOWN_ROWS = 4
-"""Rows of a tile that are drawn: the other twelve repeat them."""
+SHOWN_ROWS = 2
+"""Rows of a tile that are drawn: the other fourteen repeat them."""
+TICKS = [x * 10**n for n in range(5) for x in (1, 2, 5)]
 KINDS = {
     "multiply": ("multiply", BLUE),
     "add": ("add", GREEN),
@@ -28,7 +27,7 @@ def planes(bits: int) -> list[int]:
 
 
 def tile_layout(bits: int, *, title: str = "", caption: str = "") -> go.Figure:
-    """The first four rows of a tile block of 16 × 32: one cell for a field of a byte, with the column it holds."""
+    """The first two rows of a tile block of 16 × 32: one cell for a field of a byte, with the column it holds."""
     labels, fills, texts = [], [], []
     vector = 0
     for plane, width in enumerate(planes(bits)):
@@ -38,7 +37,7 @@ def tile_layout(bits: int, *, title: str = "", caption: str = "") -> go.Figure:
                 quad = fields * v + q
                 first, last = width * q, width * q + width - 1
                 where = f"bits {first}–{last}" if last > first else f"bit {first}"
-                labels.append(f"vector {vector}, {where}")
+                labels.append(f"v{vector}, {where}")
                 fills.append([2 * plane + quad % 2] * (4 * SHOWN_ROWS))
                 texts.append([4 * quad + i for _ in range(SHOWN_ROWS) for i in range(4)])
             vector += 1
@@ -91,15 +90,15 @@ def instruction_bars(
     ]
     height = 150 + 34 * len(names)
     fig = figure(*bars, title=title, x="instructions for 512 weights", caption=caption, height=height)
-    _legend_below(fig.update_layout(barmode="stack", legend_traceorder="normal"))
+    _legend_below(fig.update_layout(barmode="stack", legend_traceorder="normal"), 118)
     return fig.update_yaxes(autorange="reversed", showgrid=False, type="category", ticks="", ticklabelstandoff=6)
 
 
-def _legend_below(fig: go.Figure) -> None:
-    """A legend of several lines under the axis, where it has room on narrow pages too."""
+def _legend_below(fig: go.Figure, bottom: int) -> None:
+    """The legend in a margin of `bottom` pixels under the axis, where it has room on narrow pages too."""
     legend = {"y": 0, "yref": "container", "yanchor": "bottom", "x": 0, "xref": "container"}
-    top, bottom = fig.layout.margin.t - 24, 118
-    fig.update_layout(legend=legend, margin={"t": top, "b": bottom}, height=fig.layout.height + bottom - 48)
+    margin = {"t": fig.layout.margin.t - 24, "b": bottom}
+    fig.update_layout(legend=legend, margin=margin, height=fig.layout.height + bottom - 48)
 
 
 def roofline(
@@ -137,6 +136,6 @@ def roofline(
             )
         )
     fig = figure(roof, *marks, title=title, x="operations per byte of weights", y="GFLOP/s", caption=caption)
-    axis = {"type": "log", "dtick": "D2"}
-    _legend_below(fig)
+    axis = {"type": "log", "tickvals": TICKS, "ticktext": [f"{tick}" for tick in TICKS]}
+    _legend_below(fig, 100)
     return fig.update_xaxes(**axis).update_yaxes(**axis)
