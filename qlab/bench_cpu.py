@@ -8,7 +8,7 @@ than any cache; a ratio is taken within a round, and its median reported. Absolu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter, sleep
@@ -225,6 +225,28 @@ def ceiling(threads: Sequence[int], rounds: int) -> dict[str, dict[str, float]]:
     times = interleaved({str(n): [lambda n=n: cpu.read_sum(buffer, n)] for n in threads}, max(5, rounds // 2))  # type: ignore[misc]
     speeds = {n: buffer.nbytes / t / 1e9 for n, t in times.items()}
     return {n: {"median": float(np.median(s)), "p10": float(np.percentile(s, 10))} for n, s in speeds.items()}
+
+
+def compute_ceiling(threads: int = 1, rounds: int = 9) -> float:
+    """GFLOP/s of our own products where the weights stay in the cache: what arithmetic alone allows."""
+    rows, columns, tokens = 512, 512, 64
+    values = 0.02 * torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+    X = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(1))
+    times = []
+    for name in ("Q8_0", "Q4_0"):
+        W = tile(quantize(values, grid_type(name).spec, "rtn"))
+        for _ in range(rounds):
+            start = perf_counter()
+            for _ in range(10):
+                W.multiply(X, half=True, threads=threads)
+            times.append((perf_counter() - start) / 10)
+    return 2 * tokens * rows * columns / min(times) / 1e9
+
+
+def read_beside(rows: Sequence[Mapping[str, Any]]) -> float:
+    """GB/s of the plain reads that were timed in turns with rows of one token: `gbps` over `fraction_of_read`."""
+    speeds = [row["gbps"] / row["fraction_of_read"] for row in rows if row["fraction_of_read"]]
+    return float(np.median(speeds))
 
 
 def heading(read: dict[str, dict[str, float]], peer: bool) -> str:

@@ -98,17 +98,24 @@ class GGMLProducts:
         self.pause: Callable[[], None] = lambda: pause(made)
         """Let the threads sleep until the next product: they spin, and would slow down whatever runs meanwhile."""
 
-    def product(self, data: np.ndarray, type_number: int, columns: int, X: np.ndarray) -> GGMLProduct:
-        """The product of W, its stored bytes uint8 [rows, bytes of a row], with X float32 [tokens, columns]."""
-        return GGMLProduct(self, data, type_number, columns, X)
+    def product(
+        self, data: np.ndarray, type_number: int, columns: int, X: np.ndarray, repack: bool = True
+    ) -> GGMLProduct:
+        """The product of W, its stored bytes uint8 [rows, bytes of a row], with X float32 [tokens, columns].
+
+        repack: False keeps W in the rows of its file.
+        """
+        return GGMLProduct(self, data, type_number, columns, X, repack)
 
 
 class GGMLProduct:
     """One product, ready to be computed again and again. repacked: whether W lies in a form of its own."""
 
-    def __init__(self, on: GGMLProducts, data: np.ndarray, type_number: int, columns: int, X: np.ndarray):
+    def __init__(
+        self, on: GGMLProducts, data: np.ndarray, type_number: int, columns: int, X: np.ndarray, repack: bool = True
+    ):
         self._on, self.shape = on, (len(X), len(data))
-        for kind in (*on._kinds, on._plain):
+        for kind in (*(on._kinds if repack else ()), on._plain):
             self._buffers: list[int] = []
             self._context = on._init(_Memory(1 << 20, None, True))
             W = on._tensor(self._context, type_number, columns, len(data))

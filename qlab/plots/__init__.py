@@ -5,6 +5,7 @@ from qlab.plots.evaluation import compare_bars, paired_errors, perplexity_protoc
 from qlab.plots.gguf import bit_costs
 from qlab.plots.gptq import calibration_curves
 from qlab.plots.hessian import by_block, spectrum
+from qlab.plots.kernels import instruction_bars, roofline, tile_layout
 from qlab.plots.kquants import decode_speed, kl_changes, search_steps
 from qlab.plots.memory import memory_stack
 from qlab.plots.position import loss_by_position
@@ -22,6 +23,7 @@ __all__ = [
     "finish",
     "heatmap",
     "histogram",
+    "instruction_bars",
     "kl_changes",
     "loss_by_position",
     "memory_stack",
@@ -29,8 +31,10 @@ __all__ = [
     "paired_errors",
     "perplexity_protocols",
     "rate_distortion",
+    "roofline",
     "rounded",
     "search_steps",
     "spectrum",
     "staircase",
+    "tile_layout",
 ]
