@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -30,8 +31,8 @@ SHAPES = ((4096, 4096), (4096, 14336), (14336, 4096), (768, 768), (1536, 768))
 """[out, in]: those of an 8B llama, and reference-768's own."""
 TYPES = ("Q4_0", "Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q3_K", "Q2_K", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "int4-g128-asym")
 TOKENS = (1, 16, 128)
-SETTLE = 0.003
-"""Seconds until threads that wait for work have gone to sleep."""
+SETTLE = WARM = 0.003
+"""Seconds until threads that wait for work have gone to sleep, and until a processor that slept is at its speed."""
 TORCH_GROUP = 32
 """Of torch's int4 weights: the group of Q4_0."""
 
@@ -166,16 +167,21 @@ def interleaved(
 ) -> dict[str, np.ndarray]:
     """Seconds [rounds] of each contestant's calls, one of each in every round, each time on its next input.
 
-    Threads of the one before may still spin: everyone waits for them, calls once to wake its own, and is timed then.
-    `rest` is called after each turn.
+    Threads of the one before may still spin, and its own may be asleep: everyone waits, works for WARM seconds as it
+    would in a model, and is timed then. `rest` is called after each turn.
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    for i in range(rounds):
-        for name, calls in contestants.items():
+    inputs = {name: cycle(calls) for name, calls in contestants.items()}
+    for _ in range(rounds):
+        for name, calls in inputs.items():
             sleep(SETTLE)
-            calls[2 * i % len(calls)]()
+            until = perf_counter() + WARM
+            next(calls)()
+            while perf_counter() < until:
+                next(calls)()
+            call = next(calls)
             start = perf_counter()
-            calls[(2 * i + 1) % len(calls)]()
+            call()
             times[name].append(perf_counter() - start)
             rest()
     return {name: np.array(t) for name, t in times.items()}

@@ -147,7 +147,9 @@ def _multiply(
     from qlab.kernels import cpu
 
     Y = torch.empty(len(X), rows)
-    cpu.multiply(format, codes, scale, offset, sub, group, rows, X.contiguous(), Y, half, torch.get_num_threads())
+    parts = (None if t is None else t.numpy() for t in (codes, scale, offset, sub))
+    x = X.detach().contiguous().numpy()
+    cpu.multiply(format, *parts, group, rows, x, Y.numpy(), half, torch.get_num_threads())
     return Y
 
 

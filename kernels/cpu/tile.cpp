@@ -276,7 +276,7 @@ void multiply_tiles(const Isa& isa, const std::vector<Product>& products, const 
   int64_t tiles = 0;
   for (const Product& p : products) first.push_back(tiles), tiles += tiles_of(p.rows);
   // Small enough that a thread which another program delays holds up no one, large enough to stream.
-  const int64_t grain = std::max<int64_t>(kStream, tiles / (8 * threads) / kStream * kStream);
+  const int64_t grain = std::max<int64_t>(kStream, tiles / (32 * threads) / kStream * kStream);
   parallel(tiles, grain, threads, [&](int64_t begin, int64_t end) {
     for (size_t which = 0; which < products.size(); ++which) {
       const Product& p = products[which];
