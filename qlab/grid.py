@@ -15,10 +15,17 @@ from torch import Tensor
 
 from qlab.errors import QlabError
 
+
+def half_up(x: Tensor) -> Tensor:
+    """⌊x + ½⌋, without the sum, which makes a whole 1 of the float just below ½."""
+    whole = x.floor()
+    return whole + (x - whole >= 0.5)
+
+
 ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "half-even": torch.round,  # NumPy, PyTorch, and C's nearbyint
-    "half-up": lambda x: torch.floor(x + 0.5),  # the textbook's rule, and most hand calculations
-    "half-away": lambda x: torch.sign(x) * torch.floor(x.abs() + 0.5),  # C's roundf
+    "half-up": half_up,  # the textbook's rule, and most hand calculations
+    "half-away": lambda x: torch.sign(x) * half_up(x.abs()),  # C's roundf
 }
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qlab.errors import QlabError
-from qlab.grid import NF4, Grid, get_grid, grid_names, register_grid
+from qlab.grid import NF4, ROUNDINGS, Grid, get_grid, grid_names, register_grid
 
 FINITE = [n for n in grid_names() if n != "e8m0"]
 
@@ -122,3 +122,11 @@ def test_levels_are_hidden_in_the_repr() -> None:
     assert repr(get_grid("e4m3")) == "Grid(name='e4m3', rounding='half-even')"
     assert math.isnan(get_grid("e8m0").levels[255])
     assert isinstance(get_grid("int4"), Grid)
+
+
+@pytest.mark.parametrize("rounding", ["half-up", "half-away"])
+def test_just_below_a_half_is_rounded_down(rounding: str) -> None:
+    below = torch.nextafter(torch.tensor([0.5, 1.5, 2.5, 3.5]), torch.tensor(0.0))  # 1/2 more than the first is 1
+    assert ROUNDINGS[rounding](below).tolist() == [0, 1, 2, 3]
+    if rounding == "half-away":
+        assert ROUNDINGS[rounding](-below).tolist() == [0, -1, -2, -3]

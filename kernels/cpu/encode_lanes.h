@@ -53,8 +53,11 @@ inline F floored(F x) {
   return near > x ? near - 1.0f : near;
 }
 
-// Halves away from zero, as C's roundf.
-inline F half_away(F x) { return with_sign(floored(magnitude(x) + 0.5f), x); }
+// Halves away from zero, as C's roundf; adding ½ first would make a whole 1 of the float just below it.
+inline F half_away(F x) {
+  const F size = magnitude(x), whole = floored(size);
+  return with_sign(size - whole >= 0.5f ? whole + 1.0f : whole, x);
+}
 
 // NaN stays NaN.
 inline F clamp(F x, float low, float high) {

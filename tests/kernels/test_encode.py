@@ -19,7 +19,7 @@ from qlab.stats import Stats
 ROW = 512
 KINDS = (
     "normal", "uniform", "constant", "zero", "signed zeros", "tiny", "denormal", "huge", "beyond float16",
-    "one outlier", "few values", "many magnitudes",
+    "one outlier", "few values", "many magnitudes", "beside halves",
 )  # fmt: skip
 
 
@@ -31,8 +31,10 @@ def rows(kind: str, count: int, seed: int) -> Tensor:
     sign = torch.where(uniform < 0.5, -1.0, 1.0)
     outlier = 0.01 * normal
     outlier[:, seed % ROW] = 9 * sign[:, 0]
+    halves = torch.round(9 * normal) + 0.5 + (torch.round(4 * uniform) - 2) * 2**-24  # in units of a row's last weight
+    halves[:, -1] = 127
     return {
-        "normal": 0.02 * normal, "uniform": uniform - 0.3, "constant": sign[:, :1].expand_as(normal) * 0.3,
+        "beside halves": halves, "normal": 0.02 * normal, "uniform": uniform - 0.3, "constant": sign[:, :1].expand_as(normal) * 0.3,
         "zero": 0 * uniform, "signed zeros": 0 * sign, "tiny": 1e-20 * normal, "denormal": 1e-40 * normal,
         "huge": 1e4 * normal, "beyond float16": 1e30 * normal, "one outlier": outlier,
         "few values": 0.1 * torch.round(2 * normal), "many magnitudes": sign * 10 ** (9 * normal).clamp(-38, 38),
