@@ -34,7 +34,8 @@ def rows(kind: str, count: int, seed: int) -> Tensor:
     halves = torch.round(9 * normal) + 0.5 + (torch.round(4 * uniform) - 2) * 2**-24  # in units of a row's last weight
     halves[:, -1] = 127
     return {
-        "beside halves": halves, "normal": 0.02 * normal, "uniform": uniform - 0.3, "constant": sign[:, :1].expand_as(normal) * 0.3,
+        "beside halves": halves,
+        "normal": 0.02 * normal, "uniform": uniform - 0.3, "constant": sign[:, :1].expand_as(normal) * 0.3,
         "zero": 0 * uniform, "signed zeros": 0 * sign, "tiny": 1e-20 * normal, "denormal": 1e-40 * normal,
         "huge": 1e4 * normal, "beyond float16": 1e30 * normal, "one outlier": outlier,
         "few values": 0.1 * torch.round(2 * normal), "many magnitudes": sign * 10 ** (9 * normal).clamp(-38, 38),
