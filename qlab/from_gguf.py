@@ -88,15 +88,14 @@ class GGUFTensors:
         def parts() -> Iterator[QTensor]:
             for rows in order.split(step):
                 yield kind.unpack(torch.from_numpy(data[rows.numpy()]))
+                self._file.forget(cast(str, stored))  # or a large tensor would be in memory twice
 
         try:
             format_of(kind.unpack(torch.from_numpy(data[:1].copy())))
         except QlabError:
             return None
         self._asked.add(cast(str, stored))
-        tiled = tile_parts(parts(), len(data))
-        self._file.forget(cast(str, stored))
-        return tiled
+        return tile_parts(parts(), len(data))
 
     def left(self) -> list[str]:
         """Tensors of the file that nobody asked for."""

@@ -7,6 +7,7 @@ every kind of file holds (GGUF's blocks, GPTQ, AWQ, compressed-tensors) is a QTe
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import warnings
 from collections.abc import Iterable
@@ -14,7 +15,6 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -183,9 +183,17 @@ def tile_parts(parts: Iterable[QTensor], rows: int) -> Tiled:
 
 
 def room(*shape: int, dtype: torch.dtype = torch.uint8) -> Tensor:
-    """An empty tensor in NumPy's memory: of large arrays it asks the kernel for huge pages, which are read faster."""
+    """A tensor of zeros in pages of its own, large ones in huge pages, which are read faster.
+
+    Not from the heap: what lives as long as a model would lie between what was freed while it was loaded.
+    """
     count = math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(np.empty(count, np.uint8)).view(dtype).reshape(shape)
+    if count < mmap.PAGESIZE or not hasattr(mmap, "MAP_PRIVATE"):
+        return torch.zeros(shape, dtype=dtype)
+    memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8).view(dtype).reshape(shape)
 
 
 def tiled(values: Tensor, per: int | None = None) -> Tensor:

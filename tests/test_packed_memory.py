@@ -13,6 +13,7 @@ pytestmark = pytest.mark.reference
 MEASURE = """
 import json, sys
 import torch
+import qlab.from_gguf
 import qlab.models
 from qlab.files.gguf import open_gguf
 from qlab.files.stored import skeleton
@@ -26,12 +27,13 @@ def held(model):
     tiles = {id(m.weight_): m.weight_.nbytes for m in model.modules() if hasattr(m, "weight_")}
     return sum(tiles.values()) + sum(p.numel() * p.element_size() for p in model.parameters())
 
-# what is there before any weight: the programs, a model without weights, a tokenizer
+# what is there without any weight: the programs, an empty model, the tokenizer, which loading takes over
 file = open_gguf(sys.argv[1])
-kept = [skeleton(file.path, _config(file), torch.float32) for _ in range(2)], tokenizer_of(file.metadata)
+empty, tokenizer = skeleton(file.path, _config(file), torch.float32), tokenizer_of(file.metadata)
+qlab.from_gguf.tokenizer_of = lambda keys: tokenizer
 before = now("VmRSS")
 model = qlab.models.load(sys.argv[1], packed=True, activations="int8").model
-print(json.dumps({"held": held(model), "peak": now("VmHWM") - before, "file": file.nbytes}))
+print(json.dumps({"held": held(model), "peak": now("VmHWM") - before, "file": file.nbytes}), flush=True)
 """
 
 

@@ -69,7 +69,7 @@ def test_scattered_groups_are_saved_as_act_order(tmp_path: Path) -> None:
     linear = model.model.layers[0].mlp.up_proj
     index = (torch.arange(64) // 32).flip(0).int()
     Q = linear.qtensor
-    linear.qtensor = QTensor(Q.codes, Q.scale, Q.spec, group_index=index)
+    linear.weight_ = QTensor(Q.codes, Q.scale, Q.spec, group_index=index)
     folder = save_quantized(model, tokenizer(), tmp_path / "out", "gptq")
     assert json.loads((folder / "quantize_config.json").read_text())["desc_act"] is True
     opened = load(folder).model
