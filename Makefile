@@ -59,8 +59,9 @@ record: setup ## make the recorded tables of data/records again (five hours)
 	@$(BIN)/python scripts/make_record_imatrix.py
 	@PYTHONPATH=$$($(BIN)/python scripts/build_llama_cpp.py --fast) $(BIN)/python scripts/make_record_cpu_kernels.py
 
-bench: setup ## this machine's read ceiling, and the speed of each operation beside a plain copy
+bench: setup ## this machine's read ceiling, each operation beside a plain copy, each CPU kernel beside the ceiling
 	@$(BIN)/python -m qlab.bench
+	@$(BIN)/qlab bench cpu --types Q4_0,Q4_K,Q6_K,Q8_0 --shapes 4096x4096 --rounds 11
 
 demo: setup ## the main job without a notebook: four recipes on the reference model, as a table
 	@$(BIN)/qlab compare reference --specs int8-g128-asym,int4-g32-asym,int4-g128-asym,int3-g128-asym --tokens 4096
