@@ -90,7 +90,7 @@ def kernels(
     try:
         for shape in shapes:
             for name in types:
-                case = _Case(name, shape, peer)
+                case = _Case(name, shape)
                 for m in tokens:
                     for n in threads:
                         torch.set_num_threads(n)
@@ -103,15 +103,16 @@ def kernels(
 class _Case:
     """One type at one shape: copies of the weights for each of the contestants."""
 
-    def __init__(self, name: str, shape: tuple[int, int], peer: GGML | None):
-        self.name, self.shape, self.peer = name, shape, peer
+    def __init__(self, name: str, shape: tuple[int, int]):
+        self.name, self.shape = name, shape
         generator = torch.Generator().manual_seed(0)
         W = 0.02 * torch.randn(shape, generator=generator)
         kind = grid_type(name) if "-" not in name else None
         Q = quantize(W, kind.spec if kind else name, "rtn")
         self.nbytes = Q.nbytes
         self.copies = max(2, math.ceil(1.5 * cache_bytes() / self.nbytes))
-        self.tiled = [_copy(tile(Q)) for _ in range(self.copies)]
+        packed = tile(Q)
+        self.tiled = [_copy(packed) for _ in range(self.copies)]
         self.data = kind.pack(Q).numpy() if isinstance(kind, GridType) else None
         self.words = _torch_int4(W) if name == "Q4_0" else None
 
@@ -122,8 +123,7 @@ class _Case:
         peers = []
         if products and self.data is not None:
             number = GGMLQuantizationType[self.name]
-            few = max(2, self.copies if m == 1 else 2)
-            peers = [products.product(self.data, number, self.shape[1], X.numpy()) for _ in range(few)]
+            peers = [products.product(self.data, number, self.shape[1], X.numpy()) for _ in range(self._needed(m))]
             contestants["ggml"] = [p.run for p in peers]
         if self.words is not None:
             half = X.bfloat16()
@@ -140,9 +140,13 @@ class _Case:
                 p.close()
         return row
 
+    def _needed(self, m: int) -> int:
+        """Copies that another tool's weights need: for one token more than the caches hold."""
+        return self.copies if m == 1 else 2
+
     def _torch_copies(self, m: int) -> list[tuple[Tensor, Tensor]]:
         assert self.words is not None
-        return [tuple(t.clone() for t in self.words) for _ in range(self.copies if m == 1 else 2)]  # type: ignore[misc]
+        return [tuple(t.clone() for t in self.words) for _ in range(self._needed(m))]  # type: ignore[misc]
 
     def _row(self, times: dict[str, np.ndarray], m: int, threads: int, isa: str) -> Kernel:
         own = times["ours"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from qlab.errors import QlabError
+from qlab.ggml.architectures import head_size
 from qlab.kernels import cpu
 from qlab.models import LoadedModel
 from qlab.nn import QEmbedding, QLinear
@@ -61,7 +62,7 @@ def why_not_packed(model: Any) -> str | None:
     config = model.config
     if config.model_type not in FAMILIES:
         return f"{config.model_type} is not of the llama family"
-    if getattr(config, "hidden_act", "silu") != "silu" or _head(config) % 16:
+    if getattr(config, "hidden_act", "silu") != "silu" or head_size(config) % 16:
         return "its blocks are not built as llama's"
     if getattr(config, "use_sliding_window", False) or (config.model_type == "mistral" and config.sliding_window):
         return "its attention slides over a window"
@@ -174,15 +175,11 @@ def _rope(config: Any) -> dict[str, Any]:
     return dict(getattr(config, "rope_parameters", None) or {})
 
 
-def _head(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
 def _description(model: Any, capacity: int) -> dict[str, Any]:
     """What `cpu.Decoder` is built from."""
     config, base = model.config, model.model
     positions = torch.arange(capacity)[None]
-    half = _head(config) // 2
+    half = head_size(config) // 2
     cos, sin = base.rotary_emb(torch.empty(1, 1, config.hidden_size), positions)
     layers = [
         {
@@ -197,7 +194,7 @@ def _description(model: Any, capacity: int) -> dict[str, Any]:
     ]
     return {
         "hidden": config.hidden_size, "heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads,
-        "head": _head(config), "intermediate": config.intermediate_size, "capacity": capacity,
+        "head": head_size(config), "intermediate": config.intermediate_size, "capacity": capacity,
         "epsilon": config.rms_norm_eps, "vocabulary": config.vocab_size,
         "half": model.get_output_embeddings().inputs == "llama.cpp", "layers": layers,
         "embedding": _packed(base.embed_tokens.weight_, None), "output": _linear(model.get_output_embeddings()),

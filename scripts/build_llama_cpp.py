@@ -21,7 +21,6 @@ from qlab.cache import cache_dir
 
 VERSION = "0.3.36"
 CMAKE = "-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF"
-# diskcache is the one module that it imports beside those of qlab's own environment.
 FAST = {
     "avx512bw": "-DGGML_AVX512=ON",
     "avx512vnni": "-DGGML_AVX512_VNNI=ON",
@@ -29,6 +28,7 @@ FAST = {
     "avx512bf16": "-DGGML_AVX512_BF16=ON",
 }
 """What a processor's features switch on."""
+# diskcache is the one module that it imports beside those of qlab's own environment.
 PACKAGES = (f"llama-cpp-python=={VERSION}", "diskcache==5.6.3")
 
 

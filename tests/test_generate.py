@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ggml.tiny import byte_level, sentencepiece
+from ggml.tiny import LLAMA3, byte_level, sentencepiece
 from qlab.kernels import cpu
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -19,10 +19,6 @@ SMALL = {
     "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
     "intermediate_size": 96, "vocab_size": 384, "max_position_embeddings": 512, "pad_token_id": None,
     "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
 }  # fmt: skip
 FAMILIES = {
     "llama": ("llama", {"tie_word_embeddings": True}),
