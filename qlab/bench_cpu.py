@@ -24,8 +24,9 @@ from qlab.errors import QlabError
 from qlab.ggml import GridType, grid_type
 from qlab.kernels import cpu
 from qlab.methods import quantize
+from qlab.packed import room
 from qlab.peers import GGML, GGMLProducts
-from qlab.tiles import Tiled, room, tile
+from qlab.tiles import Tiled, tile
 
 SHAPES = ((4096, 4096), (4096, 14336), (14336, 4096), (768, 768), (1536, 768))
 """[out, in]: those of an 8B llama, and reference-768's own."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
@@ -20,16 +20,19 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from qlab.errors import QlabError
 from qlab.files.gguf import GGUFFile, open_gguf
+from qlab.files.packing import put_packed
 from qlab.files.stored import fill, skeleton
 from qlab.ggml import GridType, block_type, compiled
 from qlab.ggml.activations import as_llama_cpp_rounds
 from qlab.ggml.architectures import NameMap, from_gguf
 from qlab.ggml.configs import config_of, with_rope_factors
+from qlab.ggml.plain import FloatType
 from qlab.ggml.tokenizer import tokenizer_of
 from qlab.kernels import cpu
-from qlab.nn import QEmbedding, QLinear
+from qlab.nn import FloatLinear, QLinear
+from qlab.packed import Packed, pack_floats, packs_floats
 from qlab.qtensor import QTensor
-from qlab.tiles import Tiled, format_of, tile_parts
+from qlab.tiles import format_of, tile_parts
 
 AT_ONCE = 1 << 18
 """Weights that are unpacked at once on their way into tiles: with more, what is freed stays with the process."""
@@ -68,7 +71,7 @@ class GGUFTensors:
         self._asked.add(stored)
         return from_gguf(name, decoded(self._file, stored), self._config)
 
-    def packed(self, module: str) -> Tiled | QTensor | None:
+    def packed(self, module: str) -> Packed | QTensor | None:
         """The weight of a module for the CPU kernels, read a few rows at a time; None where they have none for it.
 
         Without the kernels its codes, for torch.
@@ -76,26 +79,30 @@ class GGUFTensors:
         name = f"{module}.weight"
         stored = self._rename.get(name)
         info = self._file.tensors.get(stored or "")
-        if info is None or len(info.shape) != 2 or not isinstance(kind := block_type(info.type), GridType):
+        if stored is None or info is None or len(info.shape) != 2:
             return None
-        data = self._file.data(cast(str, stored))
+        kind, data = block_type(info.type), self._file.data(stored)
         order = from_gguf(name, torch.arange(len(data))[:, None], self._config)[:, 0]
-        if not cpu.available:
-            self._asked.add(cast(str, stored))
-            return kind.unpack(torch.from_numpy(data[order.numpy()]))
         step = max(16, AT_ONCE // info.shape[1] // 16 * 16)
 
-        def parts() -> Iterator[QTensor]:
+        def parts() -> Iterator[Tensor]:
+            self._asked.add(stored)
             for rows in order.split(step):
-                yield kind.unpack(torch.from_numpy(data[rows.numpy()]))
-                self._file.forget(cast(str, stored))  # or a large tensor would be in memory twice
+                yield torch.from_numpy(data[rows.numpy()])
+                self._file.forget(stored)  # or a large tensor would be in memory twice
 
-        try:
-            format_of(kind.unpack(torch.from_numpy(data[:1].copy())))
-        except QlabError:
-            return None
-        self._asked.add(cast(str, stored))
-        return tile_parts(parts(), len(data))
+        if isinstance(kind, GridType):
+            if not cpu.available:
+                self._asked.add(stored)
+                return kind.unpack(torch.from_numpy(data[order.numpy()]))
+            try:
+                format_of(kind.unpack(torch.from_numpy(data[:1].copy())))
+            except QlabError:
+                return None
+            return tile_parts((kind.unpack(part) for part in parts()), len(data))
+        if isinstance(kind, FloatType) and packs_floats(info.shape, kind.dtype):
+            return pack_floats((part.view(kind.dtype) for part in parts()), info.shape)
+        return None
 
     def left(self) -> list[str]:
         """Tensors of the file that nobody asked for."""
@@ -142,32 +149,12 @@ def model_from_gguf(
     return model, tokenizer
 
 
-def put_packed(model: PreTrainedModel, tensors: GGUFTensors, dtype: torch.dtype, inputs: str) -> None:
-    """QLinears and QEmbeddings in place of what the file holds in types that the CPU kernels know."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    shared = None
-    if cpu.available and isinstance(embedding, nn.Embedding):
-        shared = cast("Tiled | None", tensors.packed(_name_of(model, embedding)))
-    for name, module in list(model.named_modules()):
-        if module is embedding and shared is not None:
-            model.set_submodule(name, QEmbedding(shared, dtype, float(getattr(module, "embed_scale", 1.0))))
-        elif isinstance(module, nn.Linear):
-            tied = module is head and f"{name}.weight" not in tensors
-            W = shared if tied else tensors.packed(name)
-            if W is not None:
-                bias = None if module.bias is None else tensors[f"{name}.bias"].to(dtype)
-                model.set_submodule(name, QLinear(W, bias, inputs=inputs))
-
-
-def _name_of(model: nn.Module, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
-
-
 def round_inputs(model: PreTrainedModel, file: GGUFFile) -> None:
     """Round every linear's input as llama.cpp does for the type that its weight has in the file."""
     rename = NameMap(model.config)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) or (isinstance(module, QLinear) and isinstance(module.weight_, QTensor)):
+        reference = isinstance(module, QLinear) and isinstance(module.weight_, QTensor)
+        if reference or isinstance(module, nn.Linear | FloatLinear):
             stored = file.tensors.get(rename(f"{name}.weight")) or file.tensors["token_embd.weight"]  # a tied head
             module.register_forward_pre_hook(partial(_rounded, stored.type))
 

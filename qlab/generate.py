@@ -15,7 +15,8 @@ from qlab.errors import QlabError
 from qlab.ggml.architectures import head_size
 from qlab.kernels import cpu
 from qlab.models import LoadedModel
-from qlab.nn import QEmbedding, QLinear
+from qlab.nn import FloatLinear, QEmbedding, QLinear
+from qlab.packed import Packed
 from qlab.tiles import Tiled
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -77,7 +78,10 @@ def why_not_packed(model: Any) -> str | None:
         return f"{loose[0]} is not packed ({len(loose)} linears in all)"
     if len({m.inputs for m in linears.values()}) > 1 or any(m.input_spec for m in linears.values()):
         return "its linears round their inputs in different ways"
-    return "its inputs stay in floating point" if next(iter(linears.values())).inputs == "float" else None
+    inputs = {m.inputs for m in linears.values()}
+    if "llama.cpp" in inputs and any(isinstance(m, FloatLinear) for m in model.modules()):
+        return "llama.cpp rounds the inputs of float weights too"
+    return "its inputs stay in floating point" if "float" in inputs else None
 
 
 def decoder(model: Any, capacity: int) -> PackedDecoder | TorchDecoder:
@@ -196,18 +200,18 @@ def _description(model: Any, capacity: int) -> dict[str, Any]:
         "hidden": config.hidden_size, "heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads,
         "head": head_size(config), "intermediate": config.intermediate_size, "capacity": capacity,
         "epsilon": config.rms_norm_eps, "vocabulary": config.vocab_size,
-        "half": model.get_output_embeddings().inputs == "llama.cpp", "layers": layers,
+        "half": any(getattr(m, "inputs", "") == "llama.cpp" for m in model.modules()), "layers": layers,
         "embedding": _packed(base.embed_tokens.weight_, None), "output": _linear(model.get_output_embeddings()),
         "norm": _floats(base.norm), "cosines": cos[0, :, :half].contiguous(), "sines": sin[0, :, :half].contiguous(),
     }  # fmt: skip
 
 
-def _linear(linear: QLinear) -> dict[str, Any]:
-    assert isinstance(linear.weight_, Tiled)
+def _linear(linear: QLinear | FloatLinear) -> dict[str, Any]:
+    assert isinstance(linear.weight_, Packed)
     return _packed(linear.weight_, linear.bias)
 
 
-def _packed(W: Tiled, bias: Tensor | None) -> dict[str, Any]:
+def _packed(W: Packed, bias: Tensor | None) -> dict[str, Any]:
     return {"format": W.format, "codes": W.codes, "scale": W.scale, "offset": W.offset, "sub": W.sub, "group": W.group,
             "rows": W.shape[0], "order": W.order, "bias": None if bias is None else bias.detach().float()}  # fmt: skip
 

@@ -29,7 +29,7 @@ from qlab.files.huggingface import open_quantized, quantization_of
 from qlab.files.lazy import LazyModel
 from qlab.from_gguf import config_from_gguf, model_from_gguf, quiet, stored_in
 from qlab.kernels import cpu
-from qlab.nn import INPUTS, QLinear, pack
+from qlab.nn import INPUTS, QLinear
 from qlab.reference import BUILDERS, reference_folder
 
 __all__ = ["LoadedModel", "cache_dir", "load", "load_config", "open_lazily"]
@@ -134,10 +134,7 @@ def load_config(name_or_path: str | Path) -> Any:
 def _open(name: str, dtype: torch.dtype, activations: str, packed: bool) -> tuple[PreTrainedModel, Any]:
     if name.endswith(".gguf"):
         return model_from_gguf(Path(name).expanduser(), dtype, activations, packed)
-    model, tokenizer = _open_folder(model_folder(name), dtype)
-    if packed:
-        pack(model, activations)
-    return model, tokenizer
+    return _open_folder(model_folder(name), dtype, activations if packed else None)
 
 
 def model_folder(name: str) -> Path:
@@ -189,13 +186,13 @@ def _hub_answers() -> bool:
     return True
 
 
-def _open_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+def _open_folder(folder: Path, dtype: torch.dtype, packed: str | None) -> tuple[PreTrainedModel, Any]:
     config = _config(folder)
     _check_causal(config, folder)
     _check_weights(folder)
     if quantization_of(config):
         with quiet():
-            return open_quantized(folder, config, dtype), open_tokenizer(folder)
+            return open_quantized(folder, config, dtype, packed), open_tokenizer(folder)
     try:
         with quiet():
             # Mismatched sizes are let through here to be named by _check_complete.

@@ -1,7 +1,8 @@
-"""QLinear and QEmbedding: layers that hold quantized weights, as codes to look at or packed for the CPU kernels."""
+"""Layers that hold weights as a file does: quantized, as codes to look at or packed for the CPU kernels, or floats."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qlab.errors import QlabError
+from qlab.packed import Packed
 from qlab.qtensor import QTensor, check_finite
 from qlab.ranges import round_to_nearest
 from qlab.spec import QuantSpec
@@ -95,14 +97,9 @@ class QLinear(nn.Module):
     def forward(self, X: Tensor) -> Tensor:
         """`X [..., in]` → [..., out] in the dtype of X."""
         X = X if self.input_spec is None else fake_quantize(X, self.input_spec)
-        bias = None if self.bias is None else self.bias.to(X.dtype)
-        if not isinstance(self.weight_, Tiled):
-            return nn.functional.linear(X, self.W_hat(X.dtype), bias)
-        if X.device.type != "cpu":
-            raise QlabError(f"this layer is packed for the CPU, its input is on {X.device}: load the model unpacked")
-        rows = X.reshape(-1, X.shape[-1]).float()
-        Y = multiply(self.weight_, rows, self.inputs).reshape(*X.shape[:-1], -1).to(X.dtype)
-        return Y if bias is None else Y + bias
+        if isinstance(self.weight_, Tiled):
+            return _product(self.weight_, X, self.inputs, self.bias)
+        return nn.functional.linear(X, self.W_hat(X.dtype), None if self.bias is None else self.bias.to(X.dtype))
 
     def extra_repr(self) -> str:
         """The spec, as `print(model)` shows it."""
@@ -110,10 +107,32 @@ class QLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, weight={self.spec}{inputs}"
 
 
-class QEmbedding(nn.Module):
-    """Rows of a packed matrix by token id, times a factor (gemma's); a tied head is a QLinear of the same Tiled."""
+class FloatLinear(nn.Module):
+    """`y = x · Wᵀ + b`: W packed for the CPU kernels, not quantized, in the bits of its file; sums in float32."""
 
-    def __init__(self, weight: Tiled, dtype: torch.dtype = torch.float32, factor: float = 1.0):
+    def __init__(self, weight: Packed, bias: Tensor | None = None):
+        super().__init__()
+        self.weight_ = weight
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    @property
+    def path(self) -> str:
+        """What multiplies: a kernel's instruction set, and the floats that it reads."""
+        return f"cpu {self.weight_.multiplies_on} ({self.weight_.format})"
+
+    def forward(self, X: Tensor) -> Tensor:
+        """`X [..., in]` → [..., out] in the dtype of X."""
+        return _product(self.weight_, X, "float", self.bias)
+
+    def extra_repr(self) -> str:
+        """Shape and format."""
+        return f"{self.weight_.shape[1]}, {self.weight_.shape[0]}, weight={self.weight_.format}"
+
+
+class QEmbedding(nn.Module):
+    """Rows of a packed matrix by token id, times a factor (gemma's); a tied head is a linear of the same matrix."""
+
+    def __init__(self, weight: Packed, dtype: torch.dtype = torch.float32, factor: float = 1.0):
         super().__init__()
         self.weight_, self.dtype, self.factor = weight, dtype, factor
 
@@ -124,12 +143,22 @@ class QEmbedding(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape and spec."""
-        return f"{self.weight_.shape[0]}, {self.weight_.shape[1]}, weight={self.weight_.spec}"
+        stored = self.weight_.spec if isinstance(self.weight_, Tiled) else self.weight_.format
+        return f"{self.weight_.shape[0]}, {self.weight_.shape[1]}, weight={stored}"
 
 
-def multiply(W: Tiled, X: Tensor, inputs: str) -> Tensor:
+def _product(W: Packed, X: Tensor, inputs: str, bias: Tensor | None) -> Tensor:
+    """X [..., in] · W_hatᵀ + b in the dtype of X."""
+    if X.device.type != "cpu":
+        raise QlabError(f"this layer is packed for the CPU, its input is on {X.device}: load the model unpacked")
+    rows = X.reshape(-1, X.shape[-1]).float()
+    Y = multiply(W, rows, inputs).reshape(*X.shape[:-1], -1).to(X.dtype)
+    return Y if bias is None else Y + bias.to(X.dtype)
+
+
+def multiply(W: Packed, X: Tensor, inputs: str) -> Tensor:
     """X [tokens, in] · W_hatᵀ, float32 [tokens, out], with the inputs as `QLinear` names them."""
-    if inputs != "float":
+    if inputs != "float" or W.is_float:
         parts = (W.codes, W.scale, W.offset, W.sub)
         X = X if W.order is None else X[:, W.order]
         return cast(Tensor, torch.ops.qlab.multiply(X, *parts, W.format, W.group, W.shape[0], inputs == "llama.cpp"))
@@ -141,7 +170,7 @@ def multiply(W: Tiled, X: Tensor, inputs: str) -> Tensor:
 
 @torch.library.custom_op("qlab::multiply", mutates_args=())
 def _multiply(
-    X: Tensor, codes: Tensor, scale: Tensor, offset: Tensor | None, sub: Tensor | None, format: str, group: int,
+    X: Tensor, codes: Tensor, scale: Tensor | None, offset: Tensor | None, sub: Tensor | None, format: str, group: int,
     rows: int, half: bool
 ) -> Tensor:  # fmt: skip
     from qlab.kernels import cpu
@@ -175,7 +204,7 @@ def paths(model: nn.Module) -> str:
     """Which way a model's linears are multiplied: "29 linears by cpu avx512, 1 by torch (float32)"."""
     found: Counter[str] = Counter()
     for module in model.modules():
-        if isinstance(module, QLinear):
+        if isinstance(module, QLinear | FloatLinear):
             found[module.path] += 1
         elif isinstance(module, nn.Linear):
             found[f"torch ({str(module.weight.dtype).removeprefix('torch.')})"] += 1
@@ -183,9 +212,11 @@ def paths(model: nn.Module) -> str:
 
 
 def packed_bytes(model: nn.Module) -> int:
-    """Bytes of a model as a file would hold it: QTensors packed, every other parameter (tied ones once) at 16 bits."""
-    quantized = {id(m.weight_): m.weight_.bits_stored for m in model.modules() if isinstance(m, QLinear | QEmbedding)}
-    return sum(-(-bits // 8) for bits in quantized.values()) + 2 * sum(p.numel() for p in model.parameters())
+    """Bytes of a model as a file would hold it: QTensors packed, every other number (tied ones once) at 16 bits."""
+    held = {id(m.weight_): m.weight_ for m in model.modules() if isinstance(m, QLinear | FloatLinear | QEmbedding)}
+    quantized = sum(-(-W.bits_stored // 8) for W in held.values() if isinstance(W, QTensor | Tiled))
+    floats = sum(math.prod(W.shape) for W in held.values() if not isinstance(W, QTensor | Tiled))
+    return quantized + 2 * (floats + sum(p.numel() for p in model.parameters()))
 
 
 def stored_as(model: nn.Module) -> dict[str, Any]:

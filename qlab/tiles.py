@@ -1,4 +1,4 @@
-"""The layout that the CPU kernels read: sixteen rows by thirty-two columns at a time, packed as small as a file is.
+"""QTensors in the layout of the CPU kernels: sixteen rows by thirty-two columns at a time, as small as a file is.
 
 `kernels/cpu/tiles.h` draws it. A QTensor goes in once, when a model is loaded, and comes out again unchanged; what
 every kind of file holds (GGUF's blocks, GPTQ, AWQ, compressed-tensors) is a QTensor before.
@@ -6,13 +6,11 @@ every kind of file holds (GGUF's blocks, GPTQ, AWQ, compressed-tensors) is a QTe
 
 from __future__ import annotations
 
-import math
-import mmap
 import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -20,80 +18,27 @@ from torch import Tensor
 
 from qlab.errors import QlabError
 from qlab.kernels import cpu
+from qlab.packed import BLOCK, ROWS, Packed, room, tiled, untiled
 from qlab.qtensor import QTensor
 from qlab.spec import DTYPES, QuantSpec
 
-ROWS, BLOCK, SUPER = 16, 32, 256
+SUPER = 256
 TABLES = {"iq4_nl"}
 
 
-@dataclass(frozen=True, eq=False)
-class Tiled:
-    """A quantized matrix [rows, columns] as tiles. `format` is one of `cpu.formats()`; shapes stand in `tiles.h`.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tiled(Packed):
+    """A quantized matrix [rows, columns] as tiles. bits_stored: of the QTensor, as a file holds it."""
 
-    order: the columns in the order in which they are stored, where groups are scattered over them (act-order).
-    group: blocks of 32 columns that share a scale. bits_stored: of the QTensor, as a file holds it.
-    """
-
-    format: str
-    shape: tuple[int, int]
     spec: QuantSpec
-    group: int
     bits_stored: int
-    codes: Tensor
-    scale: Tensor
-    offset: Tensor | None = None
-    sub: Tensor | None = None
-    order: Tensor | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory."""
-        parts = (self.codes, self.scale, self.offset, self.sub, self.order)
-        return sum(t.numel() * t.element_size() for t in parts if t is not None)
-
-    @cached_property
-    def _matrix(self) -> tuple[Any, ...]:
-        """What every kernel asks for; NumPy's views cost a call a tenth of what tensors do."""
-        parts = (self.codes, self.scale, self.offset, self.sub)
-        return self.format, *(None if t is None else t.numpy() for t in parts), self.group, self.shape[0]
-
-    @property
-    def multiplies_on(self) -> str:
-        """The instruction set whose kernel multiplies."""
-        return cpu.isa()
-
-    def multiply(self, X: Tensor, half: bool = False, isa: str = "", threads: int | None = None) -> Tensor:
-        """X̂ · W_hatᵀ, float32 [tokens, rows], of X float32 [tokens, columns] rounded to 8 bits by block.
-
-        half: blocks of 32 inputs store their scale in float16, as llama.cpp's do. An input with a NaN or an infinity
-        gives NaN for its whole token.
-        """
-        X = X if self.order is None else X[:, self.order]
-        Y = torch.empty(len(X), self.shape[0])
-        x, threads = X.detach().contiguous().numpy(), threads or torch.get_num_threads()
-        cpu.multiply(*self._matrix, x, Y.numpy(), half, threads, isa)
-        return Y
-
-    def dequantize(self, first: int = 0, rows: int | None = None) -> Tensor:
-        """W_hat float32 of `rows` rows from `first`, a multiple of 16; all of them by default."""
-        rows = self.shape[0] - first if rows is None else rows
-        out = torch.empty(rows, self.shape[1])
-        cpu.dequantize(*self._matrix, first, out, torch.get_num_threads())
-        return out if self.order is None else out[:, self.order.argsort()]
-
-    def rows(self, ids: Tensor) -> Tensor:
-        """W_hat float32 [ids, columns] of the rows `ids` int64 [n] alone."""
-        out = torch.empty(len(ids), self.shape[1])
-        cpu.dequantize_rows(*self._matrix, ids.contiguous(), out, torch.get_num_threads())
-        return out if self.order is None else out[:, self.order.argsort()]
 
     def qtensor(self) -> QTensor:
         """The QTensor that was tiled."""
         codes = torch.empty(self.shape, dtype=torch.uint8)
         cpu.untile(self.codes, 0, codes, torch.get_num_threads())
         rows, kind = self.shape[0], cpu.formats()[self.format]
-        scale: Tensor | QTensor = untiled(self.scale, rows)
+        scale: Tensor | QTensor = untiled(cast(Tensor, self.scale), rows)
         offset: Tensor | QTensor | None = None if self.offset is None else untiled(self.offset, rows)
         zero = None
         if kind["super"]:
@@ -130,8 +75,11 @@ def tile(Q: QTensor) -> Tiled:
             raise QlabError(f"the groups of {spec} are not of one size: torch multiplies this layer")
     tiles = room(-(-rows // ROWS), columns // BLOCK, 64 * spec.bits)
     cpu.tile(codes.contiguous(), spec.bits, tiles, torch.get_num_threads())
-    found = Tiled(name, (rows, columns), spec, group, Q.bits_stored, tiles, torch.empty(0), order=order)
-    return replace(found, **(_super_arrays if isinstance(Q.scale, QTensor) else _plain_arrays)(Q, name))
+    arrays = (_super_arrays if isinstance(Q.scale, QTensor) else _plain_arrays)(Q, name)
+    return Tiled(
+        format=name, shape=(rows, columns), codes=tiles, **arrays, group=group, order=order, spec=spec,
+        bits_stored=Q.bits_stored,
+    )  # fmt: skip
 
 
 def _plain_arrays(Q: QTensor, format: str) -> dict[str, Any]:
@@ -180,33 +128,6 @@ def tile_parts(parts: Iterable[QTensor], rows: int) -> Tiled:
                 target[at : at + len(piece)] = piece
         at += len(part.codes)
     return replace(part, shape=(rows, part.shape[1]), bits_stored=bits, **whole)
-
-
-def room(*shape: int, dtype: torch.dtype = torch.uint8) -> Tensor:
-    """A tensor of zeros in pages of its own, large ones in huge pages, which are read faster.
-
-    Not from the heap: what lives as long as a model would lie between what was freed while it was loaded.
-    """
-    count = math.prod(shape) * dtype.itemsize
-    if count < mmap.PAGESIZE or not hasattr(mmap, "MAP_PRIVATE"):
-        return torch.zeros(shape, dtype=dtype)
-    memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8).view(dtype).reshape(shape)
-
-
-def tiled(values: Tensor, per: int | None = None) -> Tensor:
-    """[rows, n] → [tiles, n, 16], missing rows as zeros; [tiles, n / per, per, 16] where `per` is given."""
-    missing = -len(values) % ROWS
-    x = torch.nn.functional.pad(values, (0, 0, 0, missing)).unflatten(0, (-1, ROWS)).transpose(1, 2)
-    return (x if per is None else x.unflatten(1, (-1, per))).contiguous()
-
-
-def untiled(values: Tensor, rows: int) -> Tensor:
-    """The inverse of `tiled`."""
-    x = values.flatten(1, -2)
-    return x.transpose(1, 2).flatten(0, 1)[:rows].contiguous()
 
 
 def format_of(Q: QTensor) -> tuple[str, int]:

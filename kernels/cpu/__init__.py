@@ -22,6 +22,7 @@ try:
         dequantize_rows,
         encode,
         features,
+        floats,
         formats,
         isa,
         isas,
@@ -44,6 +45,10 @@ except ImportError as _error:
         return []
 
     def features() -> list[str]:
+        """None."""
+        return []
+
+    def floats() -> list[str]:
         """None."""
         return []
 
@@ -73,6 +78,7 @@ __all__ = [
     "dequantize_rows",
     "encode",
     "features",
+    "floats",
     "formats",
     "isa",
     "isas",

@@ -48,6 +48,9 @@ def unpack_bits(words: Any, bits: int, out: Any, threads: int = 1) -> None:
 def formats() -> dict[str, dict[str, Any]]:
     """The formats that have kernels; of each bits, table, super, span, extra ("none", "zero", "min") and nibbles."""
 
+def floats() -> list[str]:
+    """The formats of matrices that are not quantized: codes are the bytes of [tiles, columns, 16], all else None."""
+
 def isas() -> list[str]:
     """The instruction sets whose kernels this processor runs, the best first: avx512, avx2 or neon, and scalar."""
 

@@ -60,9 +60,9 @@ constexpr int kFloat = static_cast<int>(nb::dlpack::dtype_code::Float);
 constexpr int kUnsigned = static_cast<int>(nb::dlpack::dtype_code::UInt);
 
 FormatId format_named(const std::string& name) {
-  for (int id = 0; id < kFormats; ++id)
+  for (int id = 0; id < kAllFormats; ++id)
     if (name == kFormatName[id]) return static_cast<FormatId>(id);
-  throw std::invalid_argument("format is " + name + ": see formats() for those that have kernels");
+  throw std::invalid_argument("format is " + name + ": see formats() and floats() for those that have kernels");
 }
 
 int at_least_one(int threads) {
@@ -83,7 +83,7 @@ struct Matrix {
 };
 
 // The arrays of a matrix, looked at.
-Matrix matrix(const std::string& name, const Array<const uint8_t>& codes, const Any& scale,
+Matrix matrix(const std::string& name, const Array<const uint8_t>& codes, const std::optional<Any>& scale,
               const std::optional<Any>& offset, const std::optional<Any>& sub, int64_t group, int64_t rows) {
   Matrix found;
   found.format = format_named(name);
@@ -98,12 +98,16 @@ Matrix matrix(const std::string& name, const Array<const uint8_t>& codes, const 
   if (group < 1) throw std::invalid_argument("group is " + std::to_string(group) + ": it counts blocks of 32, at least 1");
   group = std::min(group, blocks);  // a sum of both must not overflow
   const int64_t groups = f.super ? blocks / 8 : (blocks + group - 1) / group;
-  const bool wide = scale.dtype().bits == 32;
-  expect_bits(scale, "scale", kFloat, wide && !f.super ? 32 : 16);
-  expect(scale, "scale", {tiles, groups, kRows});
   Tiles& w = found.tiles;
   w.codes = codes.data();
-  w.scale = scale.data();
+  if (is_float(found.format) && reinterpret_cast<uintptr_t>(w.codes) % (f.bits / 8))
+    throw std::invalid_argument("codes does not lie at a multiple of " + std::to_string(f.bits / 8) + " bytes: these are floats");
+  w.scale = data(scale, "scale", !is_float(found.format));
+  const bool wide = scale && scale->dtype().bits == 32;
+  if (scale) {
+    expect_bits(*scale, "scale", kFloat, wide && !f.super ? 32 : 16);
+    expect(*scale, "scale", {tiles, groups, kRows});
+  }
   w.offset = data(offset, "offset", f.extra != Extra::none);
   w.sub = static_cast<const uint8_t*>(data(sub, "sub", f.super));
   if (offset) {

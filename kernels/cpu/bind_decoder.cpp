@@ -26,7 +26,7 @@ class Builder {
       return d[key].is_none() ? std::optional<Any>() : std::optional<Any>(array<Any>(d[key]));
     };
     const Matrix m = matrix(nb::cast<std::string>(d["format"]), array<Array<const uint8_t>>(d["codes"]),
-                            array<Any>(d["scale"]), optional("offset"), optional("sub"), nb::cast<int64_t>(d["group"]),
+                            optional("scale"), optional("offset"), optional("sub"), nb::cast<int64_t>(d["group"]),
                             nb::cast<int64_t>(d["rows"]));
     if (m.rows != rows || m.columns != columns)
       throw std::invalid_argument(std::string(name) + " is [" + std::to_string(m.rows) + ", " + std::to_string(m.columns) +

@@ -31,7 +31,7 @@ void untile(const Array<const uint8_t>& tiles, int64_t first, const Array<uint8_
   untile_codes(tiles.data(), first, out.shape(0), columns, static_cast<int>(tiles.shape(2) / 64), out.data(), threads);
 }
 
-void dequantize(const std::string& format, const Array<const uint8_t>& codes, const Any& scale,
+void dequantize(const std::string& format, const Array<const uint8_t>& codes, const std::optional<Any>& scale,
                 const std::optional<Any>& offset, const std::optional<Any>& sub, int64_t group, int64_t rows,
                 int64_t first, const Array<float>& out, int threads) {
   const Matrix m = matrix(format, codes, scale, offset, sub, group, rows);
@@ -43,7 +43,7 @@ void dequantize(const std::string& format, const Array<const uint8_t>& codes, co
   dequantize_tiles(m.format, m.tiles, first, out.shape(0), out.data(), threads);
 }
 
-void dequantize_some(const std::string& format, const Array<const uint8_t>& codes, const Any& scale,
+void dequantize_some(const std::string& format, const Array<const uint8_t>& codes, const std::optional<Any>& scale,
                      const std::optional<Any>& offset, const std::optional<Any>& sub, int64_t group, int64_t rows,
                      const Array<const int64_t>& ids, const Array<float>& out, int threads) {
   const Matrix m = matrix(format, codes, scale, offset, sub, group, rows);
@@ -58,7 +58,7 @@ void dequantize_some(const std::string& format, const Array<const uint8_t>& code
   dequantize_rows(m.format, m.tiles, ids.data(), count, out.data(), threads);
 }
 
-void multiply(const std::string& format, const Array<const uint8_t>& codes, const Any& scale,
+void multiply(const std::string& format, const Array<const uint8_t>& codes, const std::optional<Any>& scale,
               const std::optional<Any>& offset, const std::optional<Any>& sub, int64_t group, int64_t rows,
               const Array<const float>& x, const Array<float>& y, bool half, int threads, const std::string& isa) {
   const Matrix m = matrix(format, codes, scale, offset, sub, group, rows);
@@ -88,6 +88,8 @@ nb::dict formats() {
   return all;
 }
 
+std::vector<std::string> floats() { return {kFormatName + kFormats, kFormatName + kAllFormats}; }
+
 std::vector<std::string> isa_names() {
   std::vector<std::string> names;
   for (const Isa* isa : isas()) names.emplace_back(isa->name);
@@ -98,20 +100,21 @@ std::vector<std::string> isa_names() {
 
 void bind_tile(nb::module_& m) {
   m.def("formats", &formats, "The formats that have kernels.");
+  m.def("floats", &floats, "The formats of matrices that are not quantized.");
   m.def("isas", &isa_names, "The instruction sets that this processor runs, the best first.");
   m.def("isa", [](const std::string& name) { return std::string(isa_named(name).name); }, nb::arg("name") = "",
         "The instruction set that kernels use.");
   m.def("tile", &tile, nb::arg("codes").noconvert(), nb::arg("bits"), nb::arg("out").noconvert(), nb::arg("threads") = 1);
   m.def("untile", &untile, nb::arg("tiles").noconvert(), nb::arg("first"), nb::arg("out").noconvert(),
         nb::arg("threads") = 1);
-  m.def("dequantize", &dequantize, nb::arg("format"), nb::arg("codes").noconvert(), nb::arg("scale").noconvert(),
+  m.def("dequantize", &dequantize, nb::arg("format"), nb::arg("codes").noconvert(), nb::arg("scale").noconvert().none(),
         nb::arg("offset").noconvert().none(), nb::arg("sub").noconvert().none(), nb::arg("group"), nb::arg("rows"),
         nb::arg("first"), nb::arg("out").noconvert(), nb::arg("threads") = 1);
   m.def("dequantize_rows", &dequantize_some, nb::arg("format"), nb::arg("codes").noconvert(),
-        nb::arg("scale").noconvert(), nb::arg("offset").noconvert().none(), nb::arg("sub").noconvert().none(),
+        nb::arg("scale").noconvert().none(), nb::arg("offset").noconvert().none(), nb::arg("sub").noconvert().none(),
         nb::arg("group"), nb::arg("rows"), nb::arg("ids").noconvert(), nb::arg("out").noconvert(),
         nb::arg("threads") = 1);
-  m.def("multiply", &multiply, nb::arg("format"), nb::arg("codes").noconvert(), nb::arg("scale").noconvert(),
+  m.def("multiply", &multiply, nb::arg("format"), nb::arg("codes").noconvert(), nb::arg("scale").noconvert().none(),
         nb::arg("offset").noconvert().none(), nb::arg("sub").noconvert().none(), nb::arg("group"), nb::arg("rows"),
         nb::arg("x").noconvert(), nb::arg("y").noconvert(), nb::arg("half") = false, nb::arg("threads") = 1,
         nb::arg("isa") = "");

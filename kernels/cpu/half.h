@@ -1,4 +1,4 @@
-// float16 without instructions for it.
+// float16 and bfloat16 without instructions for it.
 #pragma once
 #include <stdint.h>
 
@@ -19,6 +19,13 @@ inline float half_to_float(uint16_t h) {
   __builtin_memcpy(&x, &bits, 4);
   x *= 5.192296858534828e+33f;
   return sign ? -x : x;
+}
+
+inline float brain_to_float(uint16_t b) {
+  const uint32_t bits = (uint32_t)b << 16;
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
 }
 
 }  // namespace

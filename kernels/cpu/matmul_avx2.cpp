@@ -41,6 +41,9 @@ struct V {
   static Float all(float x) { return _mm256_set1_ps(x); }
   static Float number(Int a) { return _mm256_cvtepi32_ps(a); }
   static Float halves(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+  static Float brains(const uint16_t* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+  }
   static Float floats(const float* p) { return _mm256_loadu_ps(p); }
   static Float times(Float a, float b) { return _mm256_mul_ps(a, _mm256_set1_ps(b)); }
   static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
@@ -76,4 +79,5 @@ struct V {
 
 }  // namespace
 
-const Isa kAvx2 = {"avx2", {QLAB_FORMATS(QLAB_KERNELS_OF)}, round_inputs<V>, rms_norm, swiglu, attend};
+const Isa kAvx2 = {"avx2", {QLAB_FORMATS(QLAB_KERNELS_OF)}, {QLAB_FLOATS(QLAB_FLOAT_KERNELS_OF)},
+                    round_inputs<V>, rms_norm, swiglu, attend};

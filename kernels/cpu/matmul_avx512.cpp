@@ -38,6 +38,9 @@ struct V {
   static Float all(float x) { return _mm512_set1_ps(x); }
   static Float number(Int a) { return _mm512_cvtepi32_ps(a); }
   static Float halves(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+  static Float brains(const uint16_t* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+  }
   static Float floats(const float* p) { return _mm512_loadu_ps(p); }
   static Float times(Float a, float b) { return _mm512_mul_ps(a, _mm512_set1_ps(b)); }
   static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
@@ -59,4 +62,5 @@ struct V {
 
 }  // namespace
 
-const Isa kAvx512 = {"avx512", {QLAB_FORMATS(QLAB_KERNELS_OF)}, round_inputs<V>, rms_norm, swiglu, attend};
+const Isa kAvx512 = {"avx512", {QLAB_FORMATS(QLAB_KERNELS_OF)}, {QLAB_FLOATS(QLAB_FLOAT_KERNELS_OF)},
+                    round_inputs<V>, rms_norm, swiglu, attend};

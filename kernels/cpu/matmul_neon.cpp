@@ -44,6 +44,9 @@ struct V {
   static Float all(float x) { return vdupq_n_f32(x); }
   static Float number(Int a) { return vcvtq_f32_s32(a); }
   static Float halves(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+  static Float brains(const uint16_t* p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+  }
   static Float floats(const float* p) { return vld1q_f32(p); }
   static Float times(Float a, float b) { return vmulq_n_f32(a, b); }
   static Float fma(Float a, Float b, Float c) { return vfmaq_f32(c, a, b); }
@@ -67,4 +70,5 @@ struct V {
 
 }  // namespace
 
-const Isa kNeon = {"neon", {QLAB_FORMATS(QLAB_KERNELS_OF)}, round_inputs<V>, rms_norm, swiglu, attend};
+const Isa kNeon = {"neon", {QLAB_FORMATS(QLAB_KERNELS_OF)}, {QLAB_FLOATS(QLAB_FLOAT_KERNELS_OF)},
+                    round_inputs<V>, rms_norm, swiglu, attend};

@@ -67,10 +67,32 @@ void multiply(const Tiles& w, const Inputs& x, float* y, int64_t stride, int64_t
       }
 }
 
+float number_at(int format, const uint8_t* numbers, int64_t at) {
+  if (format == k_float32) return ((const float*)numbers)[at];
+  const uint16_t bits = ((const uint16_t*)numbers)[at];
+  return format == k_float16 ? half_to_float(bits) : brain_to_float(bits);
+}
+
+template <int F, int M>
+void multiply_floats(const Tiles& w, const float* x, float* y, int64_t stride, int64_t first, int64_t last) {
+  const int64_t columns = w.blocks * kBlock;
+  for (int64_t t = first; t < last; ++t)
+    for (int r = 0; r < kRows; ++r)
+      for (int m = 0; m < M; ++m) {
+        float total = 0;
+        for (int64_t k = 0; k < columns; ++k)
+          total += number_at(F, w.codes, (t * columns + k) * kRows + r) * x[k * M + m];
+        y[m * stride + (t - first) * kRows + r] = total;
+      }
+}
+
 struct V {};
 
 }  // namespace
 
 #define QLAB_SCALAR_OF(name, ...) {multiply<Format{__VA_ARGS__}, 1>, multiply<Format{__VA_ARGS__}, 4>, multiply<Format{__VA_ARGS__}, 16>},
 
-const Isa kScalar = {"scalar", {QLAB_FORMATS(QLAB_SCALAR_OF)}, round_inputs<V>, rms_norm, swiglu, attend};
+#define QLAB_SCALAR_FLOATS_OF(name, ...) {multiply_floats<k_##name, 1>, multiply_floats<k_##name, 4>, multiply_floats<k_##name, 16>},
+
+const Isa kScalar = {"scalar", {QLAB_FORMATS(QLAB_SCALAR_OF)}, {QLAB_FLOATS(QLAB_SCALAR_FLOATS_OF)},
+                     round_inputs<V>, rms_norm, swiglu, attend};

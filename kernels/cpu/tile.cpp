@@ -8,15 +8,19 @@
 #include "half.h"
 #include "pool.h"
 
-const Format kFormat[kFormats] = {
+const Format kFormat[kAllFormats] = {
 #define QLAB_FORMAT(name, ...) Format{__VA_ARGS__},
     QLAB_FORMATS(QLAB_FORMAT)
 #undef QLAB_FORMAT
+#define QLAB_FLOAT(name, bits) Format{bits},
+    QLAB_FLOATS(QLAB_FLOAT)
+#undef QLAB_FLOAT
 };
 
-const char* const kFormatName[kFormats] = {
+const char* const kFormatName[kAllFormats] = {
 #define QLAB_FORMAT_NAME(name, ...) #name,
     QLAB_FORMATS(QLAB_FORMAT_NAME)
+    QLAB_FLOATS(QLAB_FORMAT_NAME)
 #undef QLAB_FORMAT_NAME
 };
 
@@ -103,9 +107,23 @@ Levels levels_of(const Format& f) {
   return level;
 }
 
+void read_tile(FormatId format, const Tiles& w, int64_t tile, int first, int last, float* out) {
+  const int64_t columns = w.blocks * kBlock;
+  for (int64_t k = 0; k < columns; ++k)
+    for (int r = first; r < last; ++r) {
+      const int64_t at = (tile * columns + k) * kRows + r;
+      const auto bits = [&] { return reinterpret_cast<const uint16_t*>(w.codes)[at]; };
+      out[(r - first) * columns + k] = format == k_float32   ? reinterpret_cast<const float*>(w.codes)[at]
+                                       : format == k_float16 ? half_to_float(bits())
+                                                             : brain_to_float(bits());
+    }
+}
+
 // Rows [first, last) of a tile.
-void dequantize_tile(const Format& f, const Levels& level, const Tiles& w, int64_t tile, int first, int last,
+void dequantize_tile(FormatId format, const Levels& level, const Tiles& w, int64_t tile, int first, int last,
                      float* out) {
+  if (is_float(format)) return read_tile(format, w, tile, first, last, out);
+  const Format& f = kFormat[format];
   const int64_t columns = w.blocks * kBlock, groups = (w.blocks + w.group - 1) / w.group;
   const int parts = kBlock / f.span, quads_of_part = kQuads / parts;
   for (int64_t b = 0; b < w.blocks; ++b) {
@@ -180,7 +198,7 @@ void dequantize_tiles(FormatId format, const Tiles& w, int64_t first, int64_t ro
   const Levels level = levels_of(kFormat[format]);
   parallel(tiles_of(rows), 1, threads, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
-      dequantize_tile(kFormat[format], level, w, first / kRows + t, 0,
+      dequantize_tile(format, level, w, first / kRows + t, 0,
                       static_cast<int>(std::min<int64_t>(kRows, rows - t * kRows)), out + t * kRows * columns);
   });
 }
@@ -191,7 +209,7 @@ void dequantize_rows(FormatId format, const Tiles& w, const int64_t* ids, int64_
   parallel(count, 16, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int row = static_cast<int>(ids[i] % kRows);
-      dequantize_tile(kFormat[format], level, w, ids[i] / kRows, row, row + 1, out + i * columns);
+      dequantize_tile(format, level, w, ids[i] / kRows, row, row + 1, out + i * columns);
     }
   });
 }
@@ -227,15 +245,33 @@ class Rounded {
   std::vector<int32_t> sum_;
 };
 
-// Tiles [first, last) with one token tile; the matrix' last tile may reach beyond its rows.
-void multiply_part(Multiply run, const Product& p, const Outputs& o, const Batch& batch, int64_t first, int64_t last) {
-  const Inputs in{o.codes, o.scale, o.sum, o.start};
+// A batch of inputs as they are, [columns][tokens] for each token tile.
+class Turned {
+ public:
+  void prepare(int64_t tokens, int64_t columns) { columns_ = columns, x_.resize(tokens * columns); }
+
+  void turn(const float* x, const Batch& batch) {
+    for (int64_t k = 0; k < columns_; ++k)
+      for (int m = 0; m < batch.tokens; ++m)
+        x_[batch.first * columns_ + k * batch.tokens + m] = x[(batch.first + m) * columns_ + k];
+  }
+
+  const float* at(const Batch& batch) const { return x_.data() + batch.first * columns_; }
+
+ private:
+  int64_t columns_ = 0;
+  std::vector<float> x_;
+};
+
+// Tiles [first, last) with one token tile, by run(y, stride, first, last); the matrix' last tile may reach beyond its rows.
+template <class Run>
+void multiply_part(const Run& run, const Product& p, const Batch& batch, int64_t first, int64_t last) {
   float* const y = p.y + batch.first * p.rows;
   const int64_t whole = std::min(last, p.rows / kRows);
-  if (first < whole) run(p.tiles, in, y + first * kRows, p.rows, first, whole);
+  if (first < whole) run(y + first * kRows, p.rows, first, whole);
   if (whole == last) return;
   float edge[kMostTokens * kRows];
-  run(p.tiles, in, edge, kRows, last - 1, last);
+  run(edge, kRows, last - 1, last);
   for (int m = 0; m < batch.tokens; ++m)
     std::copy_n(edge + m * kRows, p.rows % kRows, y + m * p.rows + (last - 1) * kRows);
 }
@@ -250,9 +286,16 @@ void multiply_tiles(const Isa& isa, const std::vector<Product>& products, const 
                     int threads) {
   const int64_t columns = products.front().tiles.blocks * kBlock;
   thread_local std::vector<Rounded> ways;
+  thread_local Turned as_they_are;
   std::vector<int> way_of;
   int count = 0;
+  bool floats = false;
   for (const Product& p : products) {
+    if (is_float(p.format)) {
+      floats = true;
+      way_of.push_back(-1);
+      continue;
+    }
     const Rounding how = rounding_for(kFormat[p.format], half);
     int way = 0;
     while (way < count && !same(ways[way].how, how)) ++way;
@@ -262,12 +305,18 @@ void multiply_tiles(const Isa& isa, const std::vector<Product>& products, const 
     }
     way_of.push_back(way);
   }
+  if (floats) as_they_are.prepare(tokens, columns);
   std::vector<Rounded>& rounded = ways;  // the caller's, also on the other threads
+  Turned& turned = as_they_are;
   const std::vector<Batch> parts = batches(tokens);
   const int64_t pieces = static_cast<int64_t>(parts.size());
-  parallel(count * pieces, 1, threads, [&](int64_t begin, int64_t end) {
+  parallel((count + floats) * pieces, 1, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Batch& batch = parts[i % pieces];
+      if (i / pieces == count) {
+        turned.turn(x, batch);
+        continue;
+      }
       Rounded& to = rounded[i / pieces];
       isa.quantize(x + batch.first * columns, columns, batch.tokens, columns, to.how, to.at(batch));
     }
@@ -286,7 +335,18 @@ void multiply_tiles(const Isa& isa, const std::vector<Product>& products, const 
       const int64_t step = tokens == 1 ? to - from : 1;
       for (int64_t t = from; t < to; t += step)
         for (const Batch& batch : parts)
-          multiply_part(isa.multiply[p.format][batch.index], p, rounded[way_of[which]].at(batch), batch, t, t + step);
+          multiply_part(
+              [&](float* y, int64_t stride, int64_t begin_tile, int64_t end_tile) {
+                if (is_float(p.format)) {
+                  const MultiplyFloats run = isa.multiply_floats[p.format - kFormats][batch.index];
+                  run(p.tiles, turned.at(batch), y, stride, begin_tile, end_tile);
+                } else {
+                  const Outputs o = rounded[way_of[which]].at(batch);
+                  const Inputs in{o.codes, o.scale, o.sum, o.start};
+                  isa.multiply[p.format][batch.index](p.tiles, in, y, stride, begin_tile, end_tile);
+                }
+              },
+              p, batch, t, t + step);
     }
   });
 }

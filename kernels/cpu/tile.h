@@ -4,8 +4,10 @@
 
 #include "tiles.h"
 
-extern const Format kFormat[kFormats];
-extern const char* const kFormatName[kFormats];
+extern const Format kFormat[kAllFormats];
+extern const char* const kFormatName[kAllFormats];
+
+inline bool is_float(FormatId format) { return format >= kFormats; }
 
 // Codes [rows][columns], one a byte, into planes [⌈rows/16⌉][columns/32][64 · bits]; rows that are missing are zeros.
 void tile_codes(const uint8_t* codes, int64_t rows, int64_t columns, int bits, uint8_t* out, int threads);
@@ -27,8 +29,8 @@ struct Product {
   float* y;
 };
 
-// y = x · Wᵀ for every W of `products`, with x [tokens][columns] rounded to 8 bits by block, once for all that round it
-// alike; `half`: scales of blocks of 32 inputs as float16.
+// y = x · Wᵀ for every W of `products`, with x [tokens][columns] rounded to 8 bits by block where W is quantized, once
+// for all that round it alike; `half`: scales of blocks of 32 inputs as float16.
 void multiply_tiles(const Isa& isa, const std::vector<Product>& products, const float* x, int64_t tokens, bool half,
                     int threads);
 

@@ -144,8 +144,57 @@ void multiply(const Tiles& w, const Inputs& x, float* y, int64_t stride, int64_t
   }
 }
 
+// Sixteen rows of floats of one column, or as many of them as a vector has.
+template <class V, int F>
+inline typename V::Float floats_of(const uint8_t* p) {
+  if constexpr (F == k_float16) return V::halves((const uint16_t*)p);
+  if constexpr (F == k_bfloat16) return V::brains((const uint16_t*)p);
+  if constexpr (F == k_float32) return V::floats((const float*)p);
+}
+
+// The same product for floats, x [columns][M].
+template <class V, int F, int M, int T>
+inline void product_of_floats(const Tiles& w, const float* x, float* y, int64_t stride, int64_t tile, int pass) {
+  constexpr int H = M == 1 ? kRows / V::kLanes : 1;
+  constexpr int S = T * H;
+  constexpr int kBytes = F == k_float32 ? 4 : 2;
+  constexpr int kLine = 64 / (kBytes * kRows);  // columns of a cache line
+  const int64_t columns = w.blocks * kBlock;
+  typename V::Float acc[S][M];
+  for (int s = 0; s < S; ++s)
+    for (int m = 0; m < M; ++m) acc[s][m] = V::zero();
+  const auto row_of = [&](int s) { return V::kLanes * (pass + s % H); };
+  const uint8_t* const numbers = w.codes + tile * columns * kRows * kBytes;
+  for (int64_t k = 0; k < columns; ++k)
+#pragma GCC unroll 8
+    for (int s = 0; s < S; ++s) {
+      const uint8_t* mine = numbers + ((s / H * columns + k) * kRows + row_of(s)) * kBytes;
+      if constexpr (M == 1)
+        if (s % H == 0 && k % (kLine ? kLine : 1) == 0) V::prefetch(mine + V::kAhead);
+      const typename V::Float u = floats_of<V, F>(mine);
+#pragma GCC unroll 16
+      for (int m = 0; m < M; ++m) acc[s][m] = V::fma(u, V::all(x[k * M + m]), acc[s][m]);
+    }
+  for (int s = 0; s < S; ++s)
+    for (int m = 0; m < M; ++m) V::store(y + m * stride + s / H * kRows + row_of(s), acc[s][m]);
+}
+
+template <class V, int F, int M>
+void multiply_floats(const Tiles& w, const float* x, float* y, int64_t stride, int64_t first, int64_t last) {
+  if constexpr (M == 1) {
+    constexpr int T = V::kStreams;
+    for (; first + T <= last; first += T, y += T * kRows) product_of_floats<V, F, 1, T>(w, x, y, stride, first, 0);
+    for (; first < last; ++first, y += kRows) product_of_floats<V, F, 1, 1>(w, x, y, stride, first, 0);
+  } else {
+    for (; first < last; ++first, y += kRows)
+      for (int pass = 0; pass < kRows / V::kLanes; ++pass) product_of_floats<V, F, M, 1>(w, x, y, stride, first, pass);
+  }
+}
+
 }  // namespace
 
-// The kernels of V, as the rows of Isa::multiply.
+// The kernels of V, as the rows of Isa::multiply and Isa::multiply_floats.
 #define QLAB_KERNELS_OF(name, ...)                                                                         \
   {multiply<V, Format{__VA_ARGS__}, 1>, multiply<V, Format{__VA_ARGS__}, 4>, multiply<V, Format{__VA_ARGS__}, 16>},
+#define QLAB_FLOAT_KERNELS_OF(name, ...)                                                          \
+  {multiply_floats<V, k_##name, 1>, multiply_floats<V, k_##name, 4>, multiply_floats<V, k_##name, 16>},

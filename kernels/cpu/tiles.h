@@ -5,6 +5,8 @@
 // taken across lanes. Byte 4·r + i of a vector belongs to row r. Codes of b bits lie in planes of 8, 4, 2 or 1 bits
 // (5 = 4 + 1, 6 = 4 + 2, 3 = 2 + 1), the low bits first; field q of vector v of a plane of w bits is column
 // 4·(v·8/w + q) + i.
+//
+// Floats lie in the same tiles, sixteen rows of a column, then of the next one.
 #pragma once
 #include <stdint.h>
 
@@ -20,7 +22,7 @@ enum class Extra : uint8_t {
 
 // One way of storing a matrix; every one is a kernel of its own.
 struct Format {
-  int bits;
+  int bits;     // floats have 16 or 32, and none of what follows
   bool table;   // the codes are numbers of IQ4_NL's levels
   bool super;   // scales (and minima) are bytes under a float16 for 256 columns
   int span;     // columns between two scales: 16 or 32; groups of more than 32 repeat theirs
@@ -30,7 +32,7 @@ struct Format {
 
 // A matrix of tiles; T tiles, B blocks of 32 columns, G groups, S = B / 8 super-blocks.
 struct Tiles {
-  const uint8_t* codes;  // [T][B][64 · bits]
+  const uint8_t* codes;  // [T][B][64 · bits]; floats: [T][B][32][16] of them, and nothing below but B
   const void* scale;     // [T][G][16] float16 or float32; super: [T][S][16] float16
   const void* offset;    // zero: [T][G][16] uint8; min: [T][G][16] float16; super with min: [T][S][16] float16
   const uint8_t* sub;    // super: [T][S][256 / span][16] scales, then as many minima; one of both where nibbles
@@ -51,7 +53,9 @@ struct Inputs {
 constexpr int kMostTokens = 16;
 
 // y[m · stride + r] for the tokens m of x and the rows r of tiles [first, last), counted from the first of them.
+// x of floats is [columns][M]: a column of every token, then the next one.
 using Multiply = void (*)(const Tiles& w, const Inputs& x, float* y, int64_t stride, int64_t first, int64_t last);
+using MultiplyFloats = void (*)(const Tiles& w, const float* x, float* y, int64_t stride, int64_t first, int64_t last);
 
 // Where quantize_inputs writes; the shapes are those of Inputs.
 struct Outputs {
@@ -93,12 +97,19 @@ using Quantize = void (*)(const float* x, int64_t stride, int tokens, int64_t co
   X(super6, 6, false, true, 16, Extra::none, false)      \
   X(super_levels4, 4, true, true, 32, Extra::none, false)
 
+// Matrices that are not quantized; their kernels take inputs as they are.
+#define QLAB_FLOATS(X) X(float16, 16) X(bfloat16, 16) X(float32, 32)
+
 enum FormatId {
 #define QLAB_NAME(name, ...) k_##name,
   QLAB_FORMATS(QLAB_NAME)
+  kFormats,  // the floats follow
+  kLastFormat = kFormats - 1,
+  QLAB_FLOATS(QLAB_NAME)
 #undef QLAB_NAME
-      kFormats
+  kAllFormats
 };
+constexpr int kFloats = kAllFormats - kFormats;
 
 // Up to four queries on the keys and values of one head; `size` numbers to a head, a multiple of 16.
 struct Heads {
@@ -116,6 +127,7 @@ struct Heads {
 struct Isa {
   const char* name;
   Multiply multiply[kFormats][3];  // for 1, 4 and 16 tokens
+  MultiplyFloats multiply_floats[kFloats][3];
   Quantize quantize;
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
   void (*swiglu)(float* gate, const float* up, int64_t n);  // gate = silu(gate) · up

@@ -13,9 +13,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qlab.errors import QlabError
+from qlab.files.packing import put_packed
 from qlab.files.stored import AGAIN, StoredTensors, cast_stored, fill, ignored, skeleton
 from qlab.layouts import Layout, SpecOf, layout_of
-from qlab.nn import QLinear
+from qlab.nn import QLinear, pack
 
 METHODS = ("gptq", "awq", "compressed-tensors")
 
@@ -26,10 +27,15 @@ def quantization_of(config: Any) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) and found.get("quant_method") in METHODS else None
 
 
-def open_quantized(folder: Path, config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def open_quantized(
+    folder: Path, config: Any, dtype: torch.dtype = torch.float32, packed: str | None = None
+) -> PreTrainedModel:
     """The model of a folder whose config has a `quantization_config`, its quantized linears as QLinears.
 
-    Everything else is cast to `dtype`. Safetensors only, no code from the folder. QlabError, naming folder and tensor:
+    packed: how their inputs are rounded (`QLinear`); they, the embedding and every float linear are then packed for the
+    CPU kernels one by one as they are read. Everything else is cast to `dtype`.
+
+    Safetensors only, no code from the folder. QlabError, naming folder and tensor:
     an unknown method or layout, tensors missing, without a place, or of the wrong shape or dtype.
     """
     quantization = quantization_of(config)
@@ -44,9 +50,11 @@ def open_quantized(folder: Path, config: Any, dtype: torch.dtype = torch.float32
                 spec = spec_of(name)
                 if spec is None:
                     raise QlabError(f"{folder}: {name} is quantized, but its config.json excludes it; {AGAIN}")
-                model.set_submodule(name, _qlinear(stored, layout, name, linear, spec, dtype))
+                model.set_submodule(name, _qlinear(stored, layout, name, linear, spec, dtype, packed))
     if not any(isinstance(m, QLinear) for m in model.modules()):
         raise QlabError(f"{folder}: config.json says {layout.name}, but no linear is stored so; {AGAIN}")
+    if packed is not None:
+        put_packed(model, stored, dtype, packed)
     fill(model, stored, dtype)
     if extra := [name for name in stored.left() if not ignored(name, model)]:
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
@@ -80,8 +88,9 @@ def _once(folder: Path) -> Iterator[None]:
 
 
 def _qlinear(
-    stored: StoredTensors, layout: Layout, name: str, linear: nn.Linear, spec: Any, dtype: torch.dtype
-) -> QLinear:
+    stored: StoredTensors, layout: Layout, name: str, linear: nn.Linear, spec: Any, dtype: torch.dtype,
+    packed: str | None,
+) -> QLinear:  # fmt: skip
     """The QLinear in place of `linear`. AutoGPTQ stores a bias, of zeros, even where the model has none."""
     tensors = stored.under(name)
     bias = tensors.pop("bias", None)
@@ -93,4 +102,7 @@ def _qlinear(
         raise QlabError(f"incomplete checkpoint: {stored.folder} lacks {name}.bias; {AGAIN}")
     if bias is not None:
         bias = cast_stored(stored, f"{name}.bias", bias, torch.Size([linear.out_features]), dtype)
-    return QLinear(Q, bias)
+    made = QLinear(Q, bias)
+    if packed is not None:
+        pack(made, packed)
+    return made

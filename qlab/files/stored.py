@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +15,11 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from qlab.errors import QlabError
 from qlab.files.shards import Entry, entries, shard_files
+from qlab.packed import ROWS, Packed, pack_floats, packs_floats
 
 AGAIN = "copy or download it again"
+AT_ONCE = 1 << 21
+"""Numbers of a matrix that are read at a time."""
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
@@ -71,8 +75,21 @@ class StoredTensors:
         return name in self._entries
 
     def __getitem__(self, name: str) -> Tensor:
-        self._asked.add(name)
-        entry = self._entries[name]
+        return self._read(self._entries[name])
+
+    def packed(self, module: str) -> Packed | None:
+        """The float weight of a module for the CPU kernels, read some rows at a time; None where they have none."""
+        entry = self._entries.get(f"{module}.weight")
+        dtype = DTYPES.get(entry.dtype) if entry else None
+        if entry is None or dtype is None or not packs_floats(entry.shape, dtype):
+            return None
+        rows, columns = entry.shape
+        step = max(ROWS, AT_ONCE // columns // ROWS * ROWS)
+        parts = (self._read(_rows(entry, at, min(step, rows - at))) for at in range(0, rows, step))
+        return pack_floats(parts, (rows, columns))
+
+    def _read(self, entry: Entry) -> Tensor:
+        self._asked.add(name := entry.name)
         try:
             with entry.path.open("rb") as file:
                 file.seek(entry.start)
@@ -94,6 +111,12 @@ class StoredTensors:
     def left(self) -> list[str]:
         """Names of tensors that nobody asked for."""
         return sorted(self._entries.keys() - self._asked)
+
+
+def _rows(entry: Entry, first: int, count: int) -> Entry:
+    """`count` rows of a matrix."""
+    row = entry.size // entry.shape[0]
+    return replace(entry, shape=(count, *entry.shape[1:]), start=entry.start + first * row, size=count * row)
 
 
 def skeleton(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
@@ -158,12 +181,17 @@ def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
 
 def cast_stored(stored: Tensors, name: str, tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """`tensor` in `dtype`, or QlabError if its shape is another or it holds codes where numbers are expected."""
-    if tensor.shape != shape:
-        shapes = f"{name} is {tuple(tensor.shape)} where its {stored.describes} says {tuple(shape)}"
-        raise QlabError(f"checkpoint and config disagree: {stored.folder}: {shapes}; copy both from one model")
+    check_shape(stored, name, tensor.shape, shape)
     if tensor.is_floating_point() != dtype.is_floating_point:
         raise QlabError(f"{stored.folder}: {name} holds {tensor.dtype}, the model {dtype}; {AGAIN}")
     return tensor.to(dtype)
+
+
+def check_shape(stored: Tensors, name: str, found: torch.Size, shape: torch.Size) -> None:
+    """QlabError where a tensor's shape is not the model's."""
+    if found != shape:
+        shapes = f"{name} is {tuple(found)} where its {stored.describes} says {tuple(shape)}"
+        raise QlabError(f"checkpoint and config disagree: {stored.folder}: {shapes}; copy both from one model")
 
 
 def ignored(name: str, model: PreTrainedModel) -> bool:

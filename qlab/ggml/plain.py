@@ -14,16 +14,18 @@ from qlab.errors import QlabError
 from qlab.ggml import BlockType, register_block
 
 
-class _Float(BlockType):
+class FloatType(BlockType):
     """Numbers in a float format; a block is one number."""
 
     weights = 1
     dtype: ClassVar[torch.dtype]
 
     def decode(self, data: Tensor) -> Tensor:
+        """The numbers in float32."""
         return self.blocks(data).view(self.dtype).float().reshape(*data.shape[:-1], -1)
 
     def encode_plain(self, W: Tensor) -> Tensor:
+        """The bytes of W; QlabError for a weight that does not fit."""
         stored = W.to(self.dtype)
         if not stored.isfinite().all():
             raise QlabError(f"a weight of {W.abs().max():.3g} does not fit {self.name}: choose BF16 or F32")
@@ -31,21 +33,21 @@ class _Float(BlockType):
 
 
 @register_block("F32")
-class F32(_Float):
+class F32(FloatType):
     """Single precision."""
 
     nbytes, dtype = 4, torch.float32
 
 
 @register_block("F16")
-class F16(_Float):
+class F16(FloatType):
     """Half precision."""
 
     nbytes, dtype = 2, torch.float16
 
 
 @register_block("BF16")
-class BF16(_Float):
+class BF16(FloatType):
     """The upper half of single precision."""
 
     nbytes, dtype = 2, torch.bfloat16

@@ -56,6 +56,28 @@ void check_multiply(int id) {
   }
 }
 
+// The same for floats, whose inputs are not rounded: a rounding for every column.
+void check_floats(int id) {
+  const int64_t rows = between(1, 50), columns = kBlock * between(1, 9), tokens = between(1, 35);
+  const Sample w(id, rows, columns, 1, false);
+  const Buffer<float> x = normals(tokens * columns), numbers(rows * columns), y(tokens * rows);
+  dequantize_tiles(w.linear.format, w.linear.tiles, 0, rows, numbers.data(), 2);
+  for (const Isa* isa : isas()) {
+    multiply_tiles(*isa, {{w.linear.format, w.linear.tiles, rows, y.data()}}, x.data(), tokens, false, 3);
+    for (int64_t m = 0; m < tokens; ++m)
+      for (int64_t r = 0; r < rows; ++r) {
+        double sum = 0, size = 0;
+        for (int64_t k = 0; k < columns; ++k) {
+          const double term = double(x[m * columns + k]) * numbers[r * columns + k];
+          sum += term;
+          size += std::abs(term);
+        }
+        const double most = static_cast<double>(columns + 1) * std::ldexp(size, -24);
+        require(std::abs(y[m * rows + r] - sum) <= most, std::string(kFormatName[id]) + " by " + isa->name);
+      }
+  }
+}
+
 // Every kernel on one tile that begins and ends with its buffers.
 void check_kernels(int id) {
   const Format& f = kFormat[id];
@@ -144,8 +166,8 @@ void check_decoder(int64_t prompt) {
   std::vector<std::unique_ptr<Sample>> matrices;
   std::vector<Buffer<float>> vectors;
   const auto linear = [&](int64_t rows, int64_t columns, bool bias) {
-    int id = static_cast<int>(between(0, kFormats - 1));
-    while (kFormat[id].super && columns % kSuper) id = static_cast<int>(between(0, kFormats - 1));
+    int id = static_cast<int>(between(0, kAllFormats - 1));
+    while (kFormat[id].super && columns % kSuper) id = static_cast<int>(between(0, kAllFormats - 1));
     if (bias) vectors.push_back(normals(rows));
     const float* added = bias ? vectors.back().data() : nullptr;
     matrices.push_back(std::make_unique<Sample>(id, rows, columns, between(1, columns / kBlock), between(0, 1), added));
@@ -265,6 +287,7 @@ int main(int n, char** given) {
     draw.seed(static_cast<unsigned>(std::atoi(given[2])));
     check_tiling();
     for (int id = 0; id < kFormats; ++id) check_kernels(id), check_multiply(id);
+    for (int id = kFormats; id < kAllFormats; ++id) check_floats(id);
     for (const Isa* isa : isas())
       for (int i = 0; i < 20; ++i) check_block_ops(*isa);
     check_decoder(260);

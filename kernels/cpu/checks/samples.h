@@ -53,6 +53,12 @@ struct Sample {
     const int64_t tiles = (rows + kRows - 1) / kRows, blocks = columns / kBlock;
     const int64_t groups = f.super ? blocks / 8 : (blocks + group - 1) / group;
     wide = wide && !f.super;
+    if (is_float(static_cast<FormatId>(id))) {
+      codes = numbers(id, tiles * kRows * columns);
+      linear = {static_cast<FormatId>(id), {}, rows, columns, bias};
+      linear.tiles = {codes.data(), nullptr, nullptr, nullptr, blocks, 1, false};
+      return;
+    }
     codes = bytes(tiles * blocks * 64 * f.bits);
     scale = wide ? floats(tiles * groups * kRows) : halves(tiles * groups * kRows);
     if (f.extra == Extra::zero) offset = bytes(tiles * groups * kRows);
@@ -67,6 +73,14 @@ struct Sample {
     Buffer<uint8_t> made(n);
     const int64_t kind = between(0, 9);  // sometimes the extremes
     for (int64_t i = 0; i < n; ++i) made[i] = static_cast<uint8_t>(kind == 0 ? 0 : kind == 1 ? 255 : between(0, 255));
+    return made;
+  }
+  static Buffer<uint8_t> numbers(int id, int64_t n) {
+    if (id == k_float16) return halves(n);
+    const Buffer<uint8_t> wide = floats(n);
+    if (id == k_float32) return floats(n);
+    Buffer<uint8_t> made(2 * n);
+    for (int64_t i = 0; i < n; ++i) std::memcpy(&made[2 * i], &wide[4 * i + 2], 2);
     return made;
   }
   static Buffer<uint8_t> halves(int64_t n) {
