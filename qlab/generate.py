@@ -79,7 +79,7 @@ def why_not_packed(model: Any) -> str | None:
     if len({m.inputs for m in linears.values()}) > 1 or any(m.input_spec for m in linears.values()):
         return "its linears round their inputs in different ways"
     inputs = {m.inputs for m in linears.values()}
-    if "llama.cpp" in inputs and any(isinstance(m, FloatLinear) for m in model.modules()):
+    if any(isinstance(m, FloatLinear) and m._forward_pre_hooks for m in model.modules()):
         return "llama.cpp rounds the inputs of float weights too"
     return "its inputs stay in floating point" if "float" in inputs else None
 

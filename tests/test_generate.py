@@ -1,5 +1,6 @@
 """Text from packed models: the C++ block is torch's, a long prompt is its tokens one by one, a stream is its text."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +13,10 @@ from qlab.convert import to_gguf_file
 from qlab.errors import QlabError
 from qlab.generate import Generation as Told
 from qlab.generate import PackedDecoder, TorchDecoder, _written, decoder, generate, why_not_packed
-from qlab.models import load
-from qlab.nn import QLinear
+from qlab.models import load, open_lazily
+from qlab.nn import FloatLinear, QEmbedding, QLinear
+from qlab.recipes import Recipe
+from qlab.streamed import Conversion
 
 SMALL = {
     "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
@@ -87,6 +90,44 @@ def test_the_block_is_torchs(model, family):
         assert error <= rounding
         close += bool(error <= 1e-5 * torchs.norm())
     assert close >= 2  # without a flipped code nothing but the order of sums differs
+
+
+@pytest.mark.parametrize("stored", ["F16", "BF16", "F32"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_floats_run_in_the_block_and_nothing_is_rounded(model, stored, tied, tmp_path):
+    folder = Path(model("qwen2", tie_word_embeddings=tied).name).parent
+    to_gguf_file(str(folder), tmp_path / "model.gguf", stored, progress=False)
+    loaded = load(tmp_path / "model.gguf", packed=True)
+    kinds = {m.weight_.format for m in loaded.model.modules() if isinstance(m, FloatLinear)}
+    assert kinds == {{"F16": "float16", "BF16": "bfloat16", "F32": "float32"}[stored]}
+    assert why_not_packed(loaded.model) is None
+    ids, exact = ids_of(40), load(tmp_path / "model.gguf")
+    wanted = TorchDecoder(exact.model).read(ids)
+    for found in (PackedDecoder(loaded.model, 40), TorchDecoder(loaded.model)):
+        assert (found.read(ids) - wanted).norm() <= 1e-5 * wanted.norm()
+    rounded = load(tmp_path / "model.gguf", packed=True, activations="llama.cpp")
+    assert why_not_packed(rounded.model) == "llama.cpp rounds the inputs of float weights too"
+    assert isinstance(decoder(rounded.model, 40), TorchDecoder)
+
+
+@pytest.mark.parametrize("layout", ["gptq", "gptq_v2", "awq", "compressed-tensors"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_folder_runs_in_the_block_with_its_float_embedding(model, layout, dtype, tmp_path):
+    folder = Path(model("llama", hidden_size=128, head_dim=32, intermediate_size=128).name).parent
+    spec = "int4-g32-sym" if layout == "gptq" else "int4-g32-asym"
+    AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).save_pretrained(tmp_path / "float")
+    byte_level().save_pretrained(tmp_path / "float")
+    source, _ = open_lazily(tmp_path / "float")
+    Conversion(source, Recipe.of(spec, "rtn"), layout).run(tmp_path / "quantized", progress=False)
+    loaded = load(tmp_path / "quantized", packed=True, activations="int8")
+    assert why_not_packed(loaded.model) is None
+    embedding = loaded.model.get_input_embeddings()
+    assert isinstance(embedding, QEmbedding) and embedding.weight_ is loaded.model.get_output_embeddings().weight_
+    ids = ids_of(40)
+    ours, torchs = PackedDecoder(loaded.model, 40).read(ids), TorchDecoder(loaded.model).read(ids)
+    unrounded = TorchDecoder(load(tmp_path / "quantized").model).read(ids)
+    rounding = (torchs - unrounded).norm()
+    assert 0 < rounding < 0.1 * unrounded.norm() and (ours - torchs).norm() <= rounding
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])

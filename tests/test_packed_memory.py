@@ -7,17 +7,20 @@ import sys
 import pytest
 
 from qlab.convert import to_gguf_file
+from qlab.models import open_lazily
+from qlab.recipes import Recipe
+from qlab.streamed import Conversion
 
 pytestmark = pytest.mark.reference
 
 MEASURE = """
 import json, sys
+from pathlib import Path
 import torch
 import qlab.from_gguf
 import qlab.models
 from qlab.files.gguf import open_gguf
-from qlab.files.stored import skeleton
-from qlab.from_gguf import _config
+from qlab.files.stored import return_freed_memory, skeleton
 from qlab.ggml.tokenizer import tokenizer_of
 
 def now(key):
@@ -28,20 +31,31 @@ def held(model):
     return sum(tiles.values()) + sum(p.numel() * p.element_size() for p in model.parameters())
 
 # what is there without any weight: the programs, an empty model, the tokenizer, which loading takes over
-file = open_gguf(sys.argv[1])
-empty, tokenizer = skeleton(file.path, _config(file), torch.float32), tokenizer_of(file.metadata)
-qlab.from_gguf.tokenizer_of = lambda keys: tokenizer
+path = Path(sys.argv[1])
+empty = skeleton(path, qlab.models.load_config(path), torch.float32)
+if path.is_dir():
+    size, tokenizer = (path / "model.safetensors").stat().st_size, qlab.models.open_tokenizer(path)
+    qlab.models.open_tokenizer = lambda folder: tokenizer
+else:
+    file = open_gguf(path)
+    size, tokenizer = file.nbytes, tokenizer_of(file.metadata)
+    qlab.from_gguf.tokenizer_of = lambda keys: tokenizer
+return_freed_memory()  # what loading reuses of it would not be counted
 before = now("VmRSS")
-model = qlab.models.load(sys.argv[1], packed=True, activations="int8").model
-print(json.dumps({"held": held(model), "peak": now("VmHWM") - before, "file": file.nbytes}), flush=True)
+model = qlab.models.load(path, packed=True, activations="int8").model
+print(json.dumps({"held": held(model), "peak": now("VmHWM") - before, "file": size}), flush=True)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-@pytest.mark.parametrize("type_", ["Q4_K_M", "Q4_0"])
-def test_a_4_bit_model_takes_the_memory_of_its_file(type_, tmp_path):
-    path = tmp_path / "model.gguf"
-    to_gguf_file("reference-768", path, type_, progress=False)
+@pytest.mark.parametrize("stored", ["Q4_K_M", "Q4_0", "gptq_v2", "awq", "compressed-tensors"])
+def test_a_4_bit_model_takes_the_memory_of_its_file(stored, tmp_path):
+    path = tmp_path / ("model.gguf" if stored.startswith("Q4") else "model")
+    if stored.startswith("Q4"):
+        to_gguf_file("reference-768", path, stored, progress=False)
+    else:
+        source, _ = open_lazily("reference-768")
+        Conversion(source, Recipe.of("int4-g64-asym", "rtn"), stored).run(path, progress=False)
     run = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True, check=True)
     found = json.loads(run.stdout)
     assert found["held"] <= 1.05 * found["file"]

@@ -101,8 +101,10 @@ Rule rule_of(const Format& f, const Tiles& w, int64_t tile, int64_t block, int p
 
 using Levels = std::array<float, 256>;
 
-Levels levels_of(const Format& f) {
-  Levels level;
+Levels levels_of(FormatId format) {
+  Levels level{};
+  if (is_float(format)) return level;
+  const Format& f = kFormat[format];
   for (int q = 0; q < 256; ++q) level[q] = static_cast<float>(f.table ? kLevels[q & 15] : q - zero_of(f));
   return level;
 }
@@ -195,7 +197,7 @@ void untile_codes(const uint8_t* tiles, int64_t first, int64_t rows, int64_t col
 
 void dequantize_tiles(FormatId format, const Tiles& w, int64_t first, int64_t rows, float* out, int threads) {
   const int64_t columns = w.blocks * kBlock;
-  const Levels level = levels_of(kFormat[format]);
+  const Levels level = levels_of(format);
   parallel(tiles_of(rows), 1, threads, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       dequantize_tile(format, level, w, first / kRows + t, 0,
@@ -205,7 +207,7 @@ void dequantize_tiles(FormatId format, const Tiles& w, int64_t first, int64_t ro
 
 void dequantize_rows(FormatId format, const Tiles& w, const int64_t* ids, int64_t count, float* out, int threads) {
   const int64_t columns = w.blocks * kBlock;
-  const Levels level = levels_of(kFormat[format]);
+  const Levels level = levels_of(format);
   parallel(count, 16, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int row = static_cast<int>(ids[i] % kRows);

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from qlab.errors import QlabError
 from qlab.files.packing import put_packed
-from qlab.files.stored import AGAIN, StoredTensors, cast_stored, fill, ignored, skeleton
+from qlab.files.stored import AGAIN, StoredTensors, cast_stored, fill, ignored, return_freed_memory, skeleton
 from qlab.layouts import Layout, SpecOf, layout_of
 from qlab.nn import QLinear, pack
 
@@ -51,10 +51,13 @@ def open_quantized(
                 if spec is None:
                     raise QlabError(f"{folder}: {name} is quantized, but its config.json excludes it; {AGAIN}")
                 model.set_submodule(name, _qlinear(stored, layout, name, linear, spec, dtype, packed))
+                if packed is not None:
+                    return_freed_memory()  # or what each linear is unpacked through stays with the process
     if not any(isinstance(m, QLinear) for m in model.modules()):
         raise QlabError(f"{folder}: config.json says {layout.name}, but no linear is stored so; {AGAIN}")
     if packed is not None:
         put_packed(model, stored, dtype, packed)
+        return_freed_memory()
     fill(model, stored, dtype)
     if extra := [name for name in stored.left() if not ignored(name, model)]:
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,15 @@ import torch
 from torch import nn
 
 from qlab.errors import QlabError
-from qlab.files.stored import AGAIN, StoredTensors, fill, ignored, persistent_buffers, skeleton
-
-M_MMAP_THRESHOLD = -3  # malloc.h
+from qlab.files.stored import (
+    AGAIN,
+    StoredTensors,
+    fill,
+    ignored,
+    persistent_buffers,
+    return_freed_memory,
+    skeleton,
+)
 
 
 class LazyModel:
@@ -23,7 +28,7 @@ class LazyModel:
     """
 
     def __init__(self, folder: Path, config: Any, dtype: torch.dtype | None = torch.float32, device: str = "cpu"):
-        _return_freed_memory()
+        return_freed_memory()
         self._stored = StoredTensors(folder)
         self.folder, self.dtype, self.device = folder, dtype or self._stored.dtype, device
         self.model = skeleton(folder, config, self.dtype).eval().requires_grad_(False)
@@ -63,13 +68,3 @@ class LazyModel:
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
             file, kind = stored.file_of[extra[0]], type(self.model).__name__
             raise QlabError(f"{file} holds {extra[0]}{more}, for which {kind} has no place; {AGAIN}")
-
-
-def _return_freed_memory() -> None:
-    """Let glibc give large tensors back to the system when they are freed.
-
-    By default it soon keeps them in its heap, whose aligned allocations leave gaps: address space then grows by what
-    was freed long ago, and meets a limit on the process (RLIMIT_DATA) that the tensors are far from.
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(M_MMAP_THRESHOLD, 2**20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,13 +19,14 @@ from qlab.files.shards import Entry, entries, shard_files
 from qlab.packed import ROWS, Packed, pack_floats, packs_floats
 
 AGAIN = "copy or download it again"
-AT_ONCE = 1 << 21
+AT_ONCE = 1 << 18
 """Numbers of a matrix that are read at a time."""
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
     "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+M_MMAP_THRESHOLD = -3  # malloc.h
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")  # old checkpoints hold what is computed today
 
 
@@ -198,3 +200,16 @@ def ignored(name: str, model: PreTrainedModel) -> bool:
     """Whether a tensor without a place is known to be of no use."""
     patterns = model._keys_to_ignore_on_load_unexpected or ()
     return bool(_COMPUTED.search(name)) or any(re.search(pattern, name) for pattern in patterns)
+
+
+def return_freed_memory() -> None:
+    """Let glibc give large tensors back to the system when they are freed, and give back now what is free.
+
+    By default it soon keeps them in its heap, whose aligned allocations leave gaps: address space then grows by what
+    was freed long ago, and meets a limit on the process (RLIMIT_DATA) that the tensors are far from.
+    """
+    libc = ctypes.CDLL(None)
+    if mallopt := getattr(libc, "mallopt", None):
+        mallopt(M_MMAP_THRESHOLD, 2**18)
+    if trim := getattr(libc, "malloc_trim", None):
+        trim(0)

@@ -11,6 +11,7 @@ from qtensors import CODES, GGML, SCALES, SPECS, made, size, stored_in
 
 from qlab.ggml.activations import q8_0, q8_k
 from qlab.nn import QLinear
+from qlab.packed import pack_floats
 from qlab.qtensor import QTensor
 from qlab.spec import QuantSpec
 from qlab.tiles import tile
@@ -343,3 +344,71 @@ def test_a_packed_linear_compiles_whole(spec, order):
     X = torch.randn(2, 3, 256)
     compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(X), linear(X))
+
+
+FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def floats(format, rows, blocks, seed, spread=1.0):
+    draw = torch.Generator().manual_seed(seed)
+    W = (torch.randn(rows, 32 * blocks, generator=draw) * spread).to(FLOATS[format])
+    return W, pack_floats([W], (rows, 32 * blocks)), draw
+
+
+def test_every_float_has_kernels():
+    assert cpu.floats() == list(FLOATS)
+
+
+@pytest.mark.parametrize("format", FLOATS)
+@settings(max_examples=20)
+@given(
+    rows=CASE["rows"], blocks=CASE["blocks"], tokens=CASE["tokens"], threads=CASE["threads"], seed=CASE["seed"],
+    spread=st.sampled_from([1e-6, 0.02, 1.0, 1000.0]),
+)  # fmt: skip
+def test_floats_lose_nothing_but_the_roundings_of_their_sums(format, rows, blocks, tokens, threads, seed, spread):
+    W, packed, draw = floats(format, rows, blocks, seed, spread)
+    assert torch.equal(packed.dequantize(), W.float())
+    X = torch.randn(tokens, W.shape[1], generator=draw)
+    wanted, terms = X.double() @ W.double().T, X.double().abs() @ W.double().abs().T
+    for isa in ISAS:
+        Y = packed.multiply(X, isa=isa, threads=threads)
+        assert ((Y.double() - wanted).abs() <= (W.shape[1] + 1) * 2.0**-24 * terms).all(), isa
+        assert torch.equal(Y[:1], packed.multiply(X[:1], isa=isa)), isa  # whatever tokens stand beside
+
+
+@pytest.mark.parametrize("format", FLOATS)
+def test_floats_multiply_in_whole_numbers_exactly(format):
+    """Sums below 2^24 of integers below 2^8: every rounding is none; float16's smallest included."""
+    draw = torch.Generator().manual_seed(3)
+    W = torch.randint(-128, 129, (37, 96), generator=draw).to(FLOATS[format])
+    X = torch.randint(-900, 900, (21, 96), generator=draw).float()
+    for unit in (1.0, 2.0**-24 if format == "float16" else 2.0**-116):
+        packed = pack_floats([(W[:16] * unit), (W[16:] * unit)], (37, 96))
+        for isa in ISAS:
+            assert torch.equal(packed.multiply(X / unit, isa=isa), X @ W.float().T), isa
+
+
+@pytest.mark.parametrize("format", FLOATS)
+def test_floats_that_are_not_finite_stay_in_their_rows_and_tokens(format):
+    W, _, draw = floats(format, 20, 2, 5)
+    W[3, 5], W[7, 9] = float("nan"), float("inf")
+    packed, X = pack_floats([W], (20, 64)), torch.randn(5, 64, generator=draw).abs()
+    X[2, 40] = float("nan")
+    for isa in ISAS:
+        Y = packed.multiply(X, isa=isa)
+        assert Y[:, 3].isnan().all() and Y[2].isnan().all()
+        assert (Y[[0, 1, 3, 4], 7] == float("inf")).all()
+        assert Y[[0, 1, 3, 4]][:, [r for r in range(20) if r not in (3, 7)]].isfinite().all()
+
+
+def test_floats_and_quantized_weights_are_refused_each_others_arrays():
+    _, packed, _ = floats("float16", 16, 2, 0)
+    x, y = torch.zeros(1, 64), torch.zeros(1, 16)
+    scale = torch.ones(1, 2, 16)
+    with pytest.raises(ValueError, match="scale is given, but this format has none"):
+        cpu.multiply("float16", packed.codes, scale, None, None, 1, 16, x, y)
+    with pytest.raises(ValueError, match="scale is missing: this format has one"):
+        cpu.multiply("int8", torch.zeros(1, 2, 512, dtype=torch.uint8), None, None, None, 1, 16, x, y)
+    odd = torch.zeros(packed.codes.numel() + 1, dtype=torch.uint8)[1:].view(packed.codes.shape)
+    with pytest.raises(ValueError, match="codes does not lie at a multiple of 2 bytes"):
+        cpu.multiply("float16", odd, None, None, None, 1, 16, x, y)
