@@ -13,15 +13,20 @@ try:
     import triton as _triton  # noqa: F401
 except ImportError as _error:
     available = False
-    missing = f"Triton is not here ({_error}): pip install 'qlab[gpu]' on Linux"
+    missing = f"Triton is not here ({_error}): on Linux, pip install 'qlab[gpu]'"
 
     def _refused(*_given: _Any, **_named: _Any) -> _Any:
         raise RuntimeError(missing)
 
-    Config = Weights = dequantize = multiply = pack = unpack = _refused
+    Config = Weights = dequantize = multiply = multiply_int8 = pack = quantize = unpack = _refused
 else:
     from .choose import Config
+    from .int8 import multiply_int8
     from .launch import dequantize, multiply
+    from .quantize import quantize
     from .weights import Weights, pack, unpack
 
-__all__ = ["Config", "Weights", "available", "dequantize", "missing", "multiply", "pack", "unpack"]
+__all__ = [
+    "Config", "Weights", "available", "dequantize", "missing", "multiply", "multiply_int8", "pack", "quantize",
+    "unpack",
+]  # fmt: skip

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from .weights import Weights
 
 DTYPES = (torch.float16, torch.bfloat16)
-OLDEST = (8, 0)  # bfloat16 tensor cores and cp.async came with Ampere
 
 
 def require(holds: bool, message: str) -> None:
@@ -37,16 +36,20 @@ def check_packing(
     require(K % groups == 0, f"{groups} groups do not divide K = {K}")
     check_group(K // groups, K)
     require(zero is None or zero.shape == scale.shape,
-            f"zero is {None if zero is None else list(zero.shape)}: give the scale's shape {list(scale.shape)}")  # fmt: skip
+            f"zero is {_shape(zero)}, scale is {_shape(scale)}: give both [N, groups]")  # fmt: skip
     require(codebook is None or (bits == 4 and codebook.shape == (16,) and zero is None),
             "a codebook has 16 entries, 4 bits and no zeros")  # fmt: skip
     _check_order(order, K)
     for name, tensor in (("scale", scale), ("zero", zero), ("codebook", codebook), ("order", order)):
         require(tensor is None or tensor.device == codes.device,
-                f"{name} is on {tensor.device if tensor is not None else ''}, codes on {codes.device}: move one")  # fmt: skip
+                f"{name} is on another device than codes, which are on {codes.device}: move one")  # fmt: skip
     for name, tensor in (("scale", scale), ("zero", zero), ("codebook", codebook)):
         require(tensor is None or bool(tensor.to(dtype).isfinite().all()),
                 f"{name} is not finite in {dtype}: scale the weights, or pack(…, dtype=torch.bfloat16)")  # fmt: skip
+
+
+def _shape(tensor: Tensor | None) -> list[int] | None:
+    return None if tensor is None else list(tensor.shape)
 
 
 def check_group(group: int, K: int) -> None:
@@ -76,18 +79,11 @@ def check_input(X: Tensor, weights: Weights, out: Tensor | None) -> None:
     require(X.stride(0) % 8 == 0 or X.shape[0] == 1,
             f"rows of X are {X.stride(0)} elements apart, no multiple of 8: call X.contiguous()")  # fmt: skip
     if out is not None:
-        shape = (X.shape[0], N)
-        require(tuple(out.shape) == shape and out.dtype == X.dtype and out.device == X.device and out.is_contiguous(),
-                f"out is {out.dtype} {list(out.shape)} on {out.device}: give contiguous {X.dtype} {list(shape)} on {X.device}")  # fmt: skip
+        wanted, found = f"{X.dtype} {[X.shape[0], N]} on {X.device}", f"{out.dtype} {list(out.shape)} on {out.device}"
+        require(found == wanted and out.is_contiguous(), f"out is {found}: give contiguous {wanted}")
         check_aligned("out", out)
 
 
 def check_aligned(name: str, tensor: Tensor) -> None:
     """Sixteen bytes are copied at once."""
     require(tensor.data_ptr() % 16 == 0, f"{name} does not start at a multiple of 16 bytes: call {name}.clone()")
-
-
-def check_shared(needed: int, limit: int, name: str) -> None:
-    """A block's shared memory against the device's limit."""
-    require(needed <= limit, f"{name} needs {needed} bytes of shared memory, this device has {limit} for a block: "
-            "give a configuration with fewer stages or smaller tiles")  # fmt: skip

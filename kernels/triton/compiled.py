@@ -102,15 +102,17 @@ def _cuobjdump(option: str, path: Path) -> str:
 
 def compile_shipped(name: str, capability: int) -> Census:
     """Census of a shipped kernel by its name."""
-    made = shipped.kernels()[name]
+    made = shipped.kernels(capability)[name]
     return census(compile_kernel(made.kernel, made.types, made.constants, capability, made.warps, made.stages))
 
 
 def main() -> None:
     """Census of the shipped kernels named, or of all, for each capability: JSON on standard output."""
-    names = sys.argv[1:] or list(shipped.kernels())
-    found = {name: {f"sm_{capability}": asdict(compile_shipped(name, capability)) for capability in shipped.CAPABILITIES}
-             for name in names}  # fmt: skip
+    names = sys.argv[1:] or list(shipped.kernels(90))
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for name in names:
+        for capability in shipped.CAPABILITIES:
+            found[name][f"sm_{capability}"] = asdict(compile_shipped(name, capability))
     json.dump({"triton": triton.__version__, "kernels": found}, sys.stdout)
 
 

@@ -21,9 +21,9 @@ def load_words(w, block, rows, N, BITS: tl.constexpr, H: tl.constexpr, EVEN_N: t
     words = ()
     for t in tl.static_range(tiles(BITS)):
         if EVEN_N:
-            words = words + (tl.load(at + t * N * H, eviction_policy="evict_first"),)
+            words = (*words, tl.load(at + t * N * H, eviction_policy="evict_first"))
         else:
-            words = words + (tl.load(at + t * N * H, mask=rows[:, None] < N, other=0, eviction_policy="evict_first"),)
+            words = (*words, tl.load(at + t * N * H, mask=rows[:, None] < N, other=0, eviction_policy="evict_first"))
     return words
 
 
@@ -35,7 +35,7 @@ def load_params(params, block, rows, N, BLOCK: tl.constexpr, GROUP: tl.constexpr
     words = ()
     for i in tl.static_range(WORDS):
         at = params + (first + i) * N + rows
-        words = words + (tl.load(at, mask=rows < N, other=0),)
+        words = (*words, tl.load(at, mask=rows < N, other=0))
     return words
 
 
@@ -66,8 +66,8 @@ def scale_of(words, PART: tl.constexpr, H: tl.constexpr, GROUP: tl.constexpr, PA
 @triton.jit
 def gemm(x, w, params, table, out, partial, count, M, N, K, x_stride,
          BITS: tl.constexpr, GROUP: tl.constexpr, H: tl.constexpr, ZERO: tl.constexpr, PAIRS: tl.constexpr,
-         TABLE: tl.constexpr, SWAP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-         LAST: tl.constexpr, ACROSS: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
+         TABLE: tl.constexpr, LATE: tl.constexpr, SWAP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+         SPLIT: tl.constexpr, LAST: tl.constexpr, ACROSS: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
          STAGES: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
     """out [M, N] = x [M, K] · Wᵀ.
 
@@ -81,7 +81,8 @@ def gemm(x, w, params, table, out, partial, count, M, N, K, x_stride,
     SPAN: tl.constexpr = GROUP if GROUP else 2**30
     MIDDLE: tl.constexpr = 0 if ZERO or TABLE is not None else 2 ** (BITS - 1)
     share = tl.program_id(2) % SPLIT
-    om = ((tl.program_id(2) // SPLIT) * ACROSS + tl.program_id(0)) * BM + tl.arange(0, BM)
+    row = tl.program_id(2) // SPLIT * ACROSS + tl.program_id(0)
+    om = row * BM + tl.arange(0, BM)
     on = tl.program_id(1) * BN + tl.arange(0, BN)
     blocks = tl.cdiv(K, BLOCK)
     first = share * tl.cdiv(blocks, SPLIT)
@@ -94,7 +95,7 @@ def gemm(x, w, params, table, out, partial, count, M, N, K, x_stride,
         if GROUP:  # read a block ahead: nothing else would hide the wait
             ahead = load_params(params, min(block + 1, last - 1), on, N, BLOCK, SPAN, PAIRS)
         words = load_words(w, block, on, N, BITS, H, EVEN_N)
-        inner = acc if not GROUP else tl.zeros_like(acc)
+        inner = tl.zeros_like(acc) if GROUP and LATE else acc
         for part in tl.static_range(parts(BITS)):
             k = block * BLOCK + part * H
             seen = om[:, None] < M if EVEN_K else (om[:, None] < M) & (k + tl.arange(0, H)[None, :] < K)
@@ -102,12 +103,14 @@ def gemm(x, w, params, table, out, partial, count, M, N, K, x_stride,
             W = level(words, table, BITS, part, DTYPE, MIDDLE, TABLE, ASM)
             if ZERO:
                 W -= high_half(here[(part * H) // SPAN], DTYPE)[:, None]
+            if GROUP and not LATE:
+                W *= scale_of(here, part, H, SPAN, PAIRS, DTYPE)[:, None]
             inner = tl.dot(W, X.trans(), inner) if SWAP else tl.dot(X, W.trans(), inner)
-            if GROUP and (part + 1 == parts(BITS) or ((part + 1) * H) % SPAN == 0):
+            if GROUP and LATE and (part + 1 == parts(BITS) or ((part + 1) * H) % SPAN == 0):
                 scale = scale_of(here, part, H, SPAN, PAIRS, DTYPE).to(tl.float32)
                 acc = tl.fma(inner, tl.broadcast_to(scale[:, None] if SWAP else scale[None, :], acc.shape), acc)
                 inner = tl.zeros_like(acc)
-        if not GROUP:
+        if not (GROUP and LATE):
             acc = inner
     if not GROUP:
         scale = low_half(ahead[0], DTYPE).to(tl.float32)
@@ -122,7 +125,7 @@ def gemm(x, w, params, table, out, partial, count, M, N, K, x_stride,
         size = tl.cast(M, tl.int64) * N
         tl.store(partial + share * size + at, acc, mask=mask)
         if LAST:
-            tile = count + (tl.program_id(2) // SPLIT * ACROSS + tl.program_id(0)) * tl.num_programs(1) + tl.program_id(1)
+            tile = count + row * tl.num_programs(1) + tl.program_id(1)
             tl.debug_barrier()  # every thread has written before one of them says so
             if tl.atomic_add(tile, 1, sem="acq_rel") == SPLIT - 1:
                 acc = tl.zeros((BM, BN), tl.float32)

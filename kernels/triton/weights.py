@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .unpack import PLANES, parts, places, tiles
+from .checks import check_packing
+from .unpack import parts, places, tiles
 
 BLOCK = 256  # columns a block has at most: 128 bytes of a row at 4 bits, four cache sectors
 
@@ -22,7 +23,7 @@ class Weights:
     """W [N, K] = scale · (code − zero), or scale · codebook[code], for the kernels of this folder.
 
     group: columns that share a scale; K: one scale for each row. has_zero: without one, zero is 2^(bits − 1).
-    codebook: 16 numbers, float32. order [K] (act-order): groups are runs of W[:, order], and so is what lies in memory.
+    codebook: 16 numbers of its dtype. order [K] (act-order): groups are runs of W[:, order], which is how it is stored.
     dtype: of the scales, and of the X that these weights multiply.
     """
 
@@ -52,9 +53,20 @@ class Weights:
         return self.codes.nbytes + self.params.nbytes
 
     @property
+    def table(self) -> tuple[int, ...] | None:
+        """The codebook's 16 numbers as bits: constants of the kernel that is compiled for it."""
+        if self.codebook is None:
+            return None
+        return tuple(bits & 0xFFFF for bits in self.codebook.view(torch.int16).tolist())
+
+    @property
     def pairs(self) -> bool:
         """Whether a word of `params` holds the scales of two groups."""
         return not self.has_zero and self.group * 2 <= self.block and self.group < self.shape[1]
+
+    def with_params(self, params: Tensor) -> Weights:
+        """These codes with other scales and zeros."""
+        return replace(self, params=params)
 
     def to(self, device: torch.device | str) -> Weights:
         """The same weights on another device."""
@@ -63,9 +75,12 @@ class Weights:
         return replace(self, **moved)
 
 
-def part_columns(bits: int, group: int) -> int:
-    """H: a part lies within a group, a block within BLOCK columns."""
-    return min(BLOCK // parts(bits), 1 << (group & -group).bit_length() - 1)
+def part_columns(bits: int, group: int, K: int) -> int:
+    """H: a block lies within BLOCK columns, a part within a group; of 4 bits at 64 two parts do, for `int8.py`."""
+    widest = BLOCK // parts(bits)
+    if group == K:
+        return widest
+    return min(widest, 32 if group == 64 and bits == 4 else group)
 
 
 def pack(
@@ -74,24 +89,23 @@ def pack(
 ) -> Weights:  # fmt: skip
     """Pack uint8 `codes` [N, K], `scale` [N, groups] and `zero` (integer or real) [N, groups] or None.
 
-    Columns of `codes` are those of X; with `order`, groups are runs of codes[:, order]. The group is K / groups: a power of two of at least 32, or K itself. dtype (float16, bfloat16) defaults to the
-    scale's. Errors: ValueError.
+    Columns of `codes` are those of X; with `order`, groups are runs of codes[:, order]. The group is K / groups: a
+    power of two of at least 32, or K itself. dtype (float16, bfloat16) defaults to the scale's. Errors: ValueError.
     """
-    from .checks import check_packing
-
     dtype = dtype or scale.dtype
     check_packing(codes, scale, zero, bits, codebook, order, dtype)
     N, K = codes.shape
     group = K // scale.shape[1]
     codes = codes if order is None else codes.index_select(1, order)
-    words = pack_codes(codes, bits, part_columns(bits, group))
+    words = pack_codes(codes, bits, part_columns(bits, group, K))
+    codebook = None if codebook is None else codebook.to(dtype)
     bare = Weights(bits, (N, K), group, words, torch.empty(0), zero is not None, dtype, codebook, order)
-    return replace(bare, params=pack_params(bare, scale, zero))
+    return bare.with_params(pack_params(bare, scale, zero))
 
 
 def unpack(weights: Weights) -> tuple[Tensor, Tensor, Tensor | None]:
     """The inverse of `pack`: codes [N, K] uint8, scale [N, groups] and zero [N, groups] or None, both of its dtype."""
-    N, K = weights.shape
+    K = weights.shape[1]
     scale, zero = unpack_params(weights)
     codes = unpack_codes(weights.codes, weights.bits)[:, :K].contiguous()
     if weights.order is not None:
@@ -148,6 +162,3 @@ def _padded(weights: Weights, rows: Tensor) -> Tensor:
     """[groups, N] with a row for every group of the last block, the added ones 0."""
     wanted = weights.codes.shape[0] * weights.block // weights.group
     return torch.nn.functional.pad(rows, (0, 0, 0, max(wanted - len(rows), 0)))
-
-
-WIDTHS = tuple(PLANES)
