@@ -1,0 +1,75 @@
+"""Which kernel multiplies how many rows, and in what tiles: a table to read, and the split that fills the device.
+
+Without a GPU at hand these were chosen by what the compiler makes of them: no spills, and bytes in flight.
+`autotune.py` asks the device itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """A kernel and its tile: BM rows of X by BN rows of W, warps that share it, stages of copies in flight.
+
+    late: the sum of a group is scaled, not its weights; it needs a second accumulator. swap: W is the left operand.
+    split: shares of the columns; None lets `choose_split` say.
+    """
+
+    kernel: str
+    BM: int = 16
+    BN: int = 128
+    warps: int = 4
+    stages: int = 4
+    late: bool = True
+    swap: bool = True
+    split: int | None = None
+
+
+# Up to so many rows of X: this. Weights are the left operand throughout: wgmma takes them from registers, and 8 tokens
+# fill it. Up to 32 rows scaling sums is the cheaper, beyond it scaling weights: BM / group against 1/2 for each weight.
+FEW = {8: Config("gemv", BM=8), 16: Config("skinny", BM=16), 32: Config("skinny", BM=32)}
+AMPERE = FEW | {
+    64: Config("skinny", BM=64, BN=64, warps=8, stages=3, late=False),
+    1024: Config("gemm", BM=128, BN=64, warps=8, stages=3, late=False),
+}
+HOPPER = FEW | {
+    64: Config("skinny", BM=64, stages=3, late=False),
+    1024: Config("gemm", BM=128, warps=8, stages=2, late=False),
+}
+DENSE = Config("dense")
+INT8 = Config("int8", BM=32)  # W4A8 and W8A8
+SPLITS = (1, 2, 4, 8, 16)
+KERNELS = ("gemv", "skinny", "gemm", "dense")
+
+
+def table(capability: int) -> dict[int, Config]:
+    """The table of a compute capability (80, 89, 90): Hopper's mma differs from all before it."""
+    return HOPPER if capability >= 90 else AMPERE
+
+
+def choose(M: int, capability: int) -> Config:
+    """The configuration for M rows; many rows pay for writing the weights out once, and cuBLAS does the rest."""
+    return next((config for most, config in table(capability).items() if most >= M), DENSE)
+
+
+def named(kernel: str, M: int, capability: int) -> Config:
+    """The configuration of that kernel that suits M rows best. Errors: ValueError for a name that is none."""
+    if kernel not in KERNELS:
+        raise ValueError(f"there is no kernel {kernel!r}: give one of {', '.join(KERNELS)}")
+    found = [config for config in table(capability).values() if config.kernel == kernel]
+    return next((config for config in found if config.BM >= M), found[-1] if found else DENSE)
+
+
+def choose_split(tiles: int, blocks: int, processors: int) -> int:
+    """Shares of the columns: as few as keep two programs on every processor busy.
+
+    Time is waves of programs × blocks each does; a share costs about a block more, for its start and its sum.
+    """
+
+    def cost(split: int) -> tuple[float, int]:
+        waves = max(tiles * split / (2 * processors), 1.0)
+        return -(-waves // 1) * (-(-blocks // split) + 1), split
+
+    return min((split for split in SPLITS if split <= blocks), key=cost)

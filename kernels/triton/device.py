@@ -1,0 +1,89 @@
+"""The device a launch meets: whether it can, how much it has, and the counters it keeps."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import torch
+import triton
+from torch import Tensor
+
+from .choose import Config
+from .gemm import gemm
+from .weights import Weights
+
+INTERPRETED = not isinstance(gemm, triton.runtime.JITFunction)  # TRITON_INTERPRET was set when they were imported
+OPTIONS = {} if INTERPRETED else {"enable_fp_fusion": False}  # what is to be fused says so: equal bits everywhere
+OLDEST = (8, 0)  # bfloat16 on tensor cores and cp.async came with Ampere
+SHARED = {80: 166912, 90: 232448}  # bytes of shared memory that a block may have (CUDA programming guide)
+
+
+def check(tensor: Tensor, dtype: torch.dtype | None = None) -> None:
+    """RuntimeError where Triton cannot run: no GPU, or one from before Ampere; or bfloat16 in the interpreter."""
+    if INTERPRETED:
+        if (dtype or tensor.dtype) == torch.bfloat16:
+            raise RuntimeError("Triton's interpreter multiplies bfloat16 wrongly: give float16, or run on a GPU")
+        return
+    if tensor.device.type != "cuda":
+        raise RuntimeError(f"the tensors are on {tensor.device}: move them to a CUDA GPU, or set TRITON_INTERPRET=1 "
+                           "before qlab.kernels.triton is imported")  # fmt: skip
+    found = torch.cuda.get_device_capability(tensor.device)
+    if found < OLDEST:
+        raise RuntimeError(f"{torch.cuda.get_device_name(tensor.device)} has compute capability {found[0]}.{found[1]}: "
+                           f"the kernels need {OLDEST[0]}.{OLDEST[1]} (Ampere) or newer")  # fmt: skip
+
+
+@functools.cache
+def capability(device: torch.device) -> int:
+    """80, 89, 90 …; the interpreter passes for Hopper."""
+    if INTERPRETED:
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors; 2 stand for the interpreter, so that shares are tried there too."""
+    return 2 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def shared_limit(device: torch.device) -> int:
+    """Bytes of shared memory that a block may have."""
+    return SHARED[90] if INTERPRETED else int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+
+
+def shared_memory(config: Config, weights: Weights) -> int:
+    """Bytes of shared memory that a configuration's stages hold: a block of W and one of X each."""
+    _, tiles, _, H = weights.codes.shape
+    return config.stages * 2 * (config.BN * tiles * H + config.BM * weights.block)
+
+
+def fit(config: Config, weights: Weights, device: torch.device) -> Config:
+    """The configuration with as many of its stages as the device has room for. Errors: ValueError for fewer than 2."""
+    limit = shared_limit(device)
+    for stages in range(config.stages, 1, -1):
+        fitting = replace(config, stages=stages)
+        if shared_memory(fitting, weights) <= limit:
+            return fitting
+    needed = shared_memory(replace(config, stages=2), weights)
+    raise ValueError(f"{config.kernel} with tiles of {config.BM} × {config.BN} needs {needed} bytes of shared memory, "
+                     f"the device has {limit} for a block: give smaller tiles, or kernel='dense'")  # fmt: skip
+
+
+_COUNTERS: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def counters(device: torch.device, wanted: int) -> Tensor:
+    """At least so many zeros for the running stream; kernels leave them at zero.
+
+    A captured graph gets its own, which it clears at each replay: it may run beside the stream it was captured on.
+    """
+    if INTERPRETED or torch.cuda.is_current_stream_capturing():
+        return torch.zeros(wanted, dtype=torch.int32, device=device)
+    key = (device, torch.cuda.current_stream(device).cuda_stream)
+    if key not in _COUNTERS or len(_COUNTERS[key]) < wanted:
+        _COUNTERS[key] = torch.zeros(max(wanted, 4096), dtype=torch.int32, device=device)
+    return _COUNTERS[key]
