@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from qlab.cache import cache_dir
 from qlab.errors import QlabError
 from qlab.files.gguf import open_gguf
-from qlab.files.huggingface import open_quantized, quantization_of
+from qlab.files.huggingface import open_floats, open_quantized, quantization_of
 from qlab.files.lazy import LazyModel
 from qlab.from_gguf import config_from_gguf, model_from_gguf, quiet, stored_in
 from qlab.kernels import cpu
@@ -69,7 +69,7 @@ def load(
     """Open "reference", "reference-768", a Hugging Face folder, a hub id or a .gguf file.
 
     Weights are floats of `dtype`; linears stored as GPTQ, AWQ or compressed-tensors stay quantized (QLinear).
-    packed: those, and a .gguf file's, stay as small as they are stored, and the CPU kernels multiply them.
+    packed: those, a .gguf file's and float matrices stay as small as they are stored, and the CPU kernels multiply them.
     activations: "llama.cpp" rounds the inputs of a .gguf file's linears as that program does (8-bit blocks beside
     quantized weights), for numbers that can be held against its own; "int8" those of packed linears, which is
     fastest; "float" judges the weights alone.
@@ -193,10 +193,15 @@ def _open_folder(folder: Path, dtype: torch.dtype, packed: str | None) -> tuple[
     if quantization_of(config):
         with quiet():
             return open_quantized(folder, config, dtype, packed), open_tokenizer(folder)
+    if packed is not None and cpu.available:
+        with quiet():
+            opened = open_floats(folder, config, dtype, packed)
+        if opened is not None:
+            return opened, open_tokenizer(folder)
     try:
         with quiet():
             # Mismatched sizes are let through here to be named by _check_complete.
-            opened = AutoModelForCausalLM.from_pretrained(
+            loaded = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -206,7 +211,7 @@ def _open_folder(folder: Path, dtype: torch.dtype, packed: str | None) -> tuple[
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
         raise QlabError(f"transformers cannot load {folder}: {_first_line(error)}; check its files") from error
-    model, info = cast(tuple[PreTrainedModel, dict[str, Any]], opened)
+    model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     _check_complete(info, folder)
     return model, open_tokenizer(folder)
 

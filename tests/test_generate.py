@@ -1,5 +1,6 @@
 """Text from packed models: the C++ block is torch's, a long prompt is its tokens one by one, a stream is its text."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 from ggml.tiny import LLAMA3, byte_level, sentencepiece
 from qlab.kernels import cpu
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from qlab.convert import to_gguf_file
@@ -108,6 +111,29 @@ def test_floats_run_in_the_block_and_nothing_is_rounded(model, stored, tied, tmp
     rounded = load(tmp_path / "model.gguf", packed=True, activations="llama.cpp")
     assert why_not_packed(rounded.model) == "llama.cpp rounds the inputs of float weights too"
     assert isinstance(decoder(rounded.model, 40), TorchDecoder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_float_folder_runs_in_the_block_too(model, dtype, tmp_path):
+    folder = Path(model("qwen3").name).parent
+    AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).save_pretrained(tmp_path)
+    byte_level().save_pretrained(tmp_path)
+    loaded, ids = load(tmp_path, packed=True, activations="int8"), ids_of(40)
+    assert why_not_packed(loaded.model) is None and not any(isinstance(m, nn.Linear) for m in loaded.model.modules())
+    wanted = TorchDecoder(load(tmp_path).model).read(ids)
+    assert (PackedDecoder(loaded.model, 40).read(ids) - wanted).norm() <= 1e-5 * wanted.norm()
+
+
+def test_a_folder_whose_tensors_have_other_names_is_left_to_transformers(model, tmp_path):
+    folder = Path(model("llama").name).parent
+    shutil.copytree(folder, tmp_path / "old", ignore=shutil.ignore_patterns("*.gguf"))
+    file = tmp_path / "old" / "model.safetensors"
+    tensors = {name.removeprefix("model."): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, {"format": "pt"})
+    loaded = load(tmp_path / "old", packed=True, activations="int8")
+    assert why_not_packed(loaded.model) == "its embedding is not packed"
+    ids = ids_of(9)
+    assert torch.equal(TorchDecoder(loaded.model).read(ids), TorchDecoder(load(folder).model).read(ids))
 
 
 @pytest.mark.parametrize("layout", ["gptq", "gptq_v2", "awq", "compressed-tensors"])

@@ -33,7 +33,8 @@ int zero_of(const Format& format) {
 namespace {
 
 constexpr int kQuads = kBlock / 4;
-constexpr int64_t kStream = 4;  // tiles that a kernel may read side by side
+constexpr int64_t kStream = 4;             // tiles that a kernel may read side by side
+constexpr int64_t kInputsAtHand = 1 << 19;  // bytes of inputs that stay in a core's second cache
 constexpr int kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 using Quads = uint8_t[kQuads][64];  // a block with a byte for every code: [column / 4][4 · row + column % 4]
 
@@ -333,22 +334,28 @@ void multiply_tiles(const Isa& isa, const std::vector<Product>& products, const 
       const Product& p = products[which];
       const int64_t from = std::max(begin - first[which], int64_t{0});
       const int64_t to = std::min(end - first[which], tiles_of(p.rows));
-      // One token takes all tiles at a time; for several, a tile stays in the cache while the tokens pass by.
+      const auto multiply_batch = [&](const Batch& batch, int64_t t, int64_t step) {
+        multiply_part(
+            [&](float* y, int64_t stride, int64_t begin_tile, int64_t end_tile) {
+              if (is_float(p.format)) {
+                const MultiplyFloats run = isa.multiply_floats[p.format - kFormats][batch.index];
+                run(p.tiles, turned.at(batch), y, stride, begin_tile, end_tile);
+              } else {
+                const Outputs o = rounded[way_of[which]].at(batch);
+                const Inputs in{o.codes, o.scale, o.sum, o.start};
+                isa.multiply[p.format][batch.index](p.tiles, in, y, stride, begin_tile, end_tile);
+              }
+            },
+            p, batch, t, t + step);
+      };
+      // One token takes all tiles at a time. For several, a tile stays in the first cache while tokens pass by, as many
+      // as stay in the second one while all tiles do.
       const int64_t step = tokens == 1 ? to - from : 1;
-      for (int64_t t = from; t < to; t += step)
-        for (const Batch& batch : parts)
-          multiply_part(
-              [&](float* y, int64_t stride, int64_t begin_tile, int64_t end_tile) {
-                if (is_float(p.format)) {
-                  const MultiplyFloats run = isa.multiply_floats[p.format - kFormats][batch.index];
-                  run(p.tiles, turned.at(batch), y, stride, begin_tile, end_tile);
-                } else {
-                  const Outputs o = rounded[way_of[which]].at(batch);
-                  const Inputs in{o.codes, o.scale, o.sum, o.start};
-                  isa.multiply[p.format][batch.index](p.tiles, in, y, stride, begin_tile, end_tile);
-                }
-              },
-              p, batch, t, t + step);
+      const int64_t bytes = kMostTokens * columns * (is_float(p.format) ? 4 : 1);
+      const int64_t together = std::max<int64_t>(kInputsAtHand / bytes, 1);
+      for (int64_t at = 0; at < pieces; at += together)
+        for (int64_t t = from; t < to; t += step)
+          for (int64_t i = at; i < std::min(pieces, at + together); ++i) multiply_batch(parts[i], t, step);
     }
   });
 }

@@ -28,8 +28,8 @@ def generate(
 ) -> None:
     """Write text, token by token, and say how fast.
 
-    Quantized weights (.gguf, GPTQ, AWQ, compressed-tensors) stay packed, and the integer kernels of this processor
-    multiply them; llama, mistral, qwen2 and qwen3 run in C++ as a whole. Anything else runs in torch.
+    Weights stay as small as they are stored (.gguf, GPTQ, AWQ, compressed-tensors, floats), and the kernels of this
+    processor multiply them; llama, mistral, qwen2 and qwen3 run in C++ as a whole. Anything else runs in torch.
     """
     import torch
 

@@ -14,7 +14,16 @@ from transformers import PreTrainedModel
 
 from qlab.errors import QlabError
 from qlab.files.packing import put_packed
-from qlab.files.stored import AGAIN, StoredTensors, cast_stored, fill, ignored, return_freed_memory, skeleton
+from qlab.files.stored import (
+    AGAIN,
+    StoredTensors,
+    cast_stored,
+    fill,
+    ignored,
+    persistent_buffers,
+    return_freed_memory,
+    skeleton,
+)
 from qlab.layouts import Layout, SpecOf, layout_of
 from qlab.nn import QLinear, pack
 
@@ -65,6 +74,26 @@ def open_quantized(
             f"{stored.file_of[extra[0]]} holds {extra[0]}{more}, for which {type(model).__name__} in {layout.name} "
             "has no place; copy config.json and weights from one model"
         )
+    return model
+
+
+def open_floats(folder: Path, config: Any, dtype: torch.dtype, packed: str) -> PreTrainedModel | None:
+    """The model of a float folder, its matrices packed for the CPU kernels in the bits of its files.
+
+    None where the files name their tensors otherwise than the model does, which transformers then translates, or hold
+    some that it has no place for. Errors: those of `open_quantized`.
+    """
+    model, stored = skeleton(folder, config, dtype), StoredTensors(folder)
+    ties: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        ties.setdefault(id(parameter), []).append(name)
+    places = {name for names in ties.values() for name in names} | {name for name, _ in persistent_buffers(model)}
+    extra = [name for name in stored.left() if name not in places and not ignored(name, model)]
+    if extra or not all(any(name in stored for name in names) for names in ties.values()):
+        return None
+    return_freed_memory()
+    put_packed(model, stored, dtype, packed)
+    fill(model, stored, dtype)
     return model
 
 
