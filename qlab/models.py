@@ -69,7 +69,7 @@ def load(
     """Open "reference", "reference-768", a Hugging Face folder, a hub id or a .gguf file.
 
     Weights are floats of `dtype`; linears stored as GPTQ, AWQ or compressed-tensors stay quantized (QLinear).
-    packed: those, a .gguf file's and float matrices stay as small as they are stored, and the CPU kernels multiply them.
+    packed: those, a .gguf file's and float matrices stay as small as they are stored; the CPU kernels multiply them.
     activations: "llama.cpp" rounds the inputs of a .gguf file's linears as that program does (8-bit blocks beside
     quantized weights), for numbers that can be held against its own; "int8" those of packed linears, which is
     fastest; "float" judges the weights alone.
