@@ -36,7 +36,7 @@ def tiles(bits: int) -> int:
 
 
 @triton.constexpr_function
-def places(bits: int, part: int) -> list[tuple[int, int, int, int]]:
+def places(bits: int, part: int) -> tuple[tuple[int, int, int, int], ...]:
     """Where a part's codes lie: for each plane the tile, the shift in its word, the width, and the bit it becomes."""
     found, tile, bit = [], 0, 0
     for width in PLANES[bits]:
@@ -44,7 +44,7 @@ def places(bits: int, part: int) -> list[tuple[int, int, int, int]]:
         found.append((tile + inside, 8 * (field % 2) + width * (field // 2), width, bit))
         tile += parts(bits) * width // 16
         bit += width
-    return found
+    return tuple(found)
 
 
 @triton.constexpr_function
