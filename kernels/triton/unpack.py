@@ -69,7 +69,8 @@ def assembly(bits: int, part: int, kind: str, middle: int) -> str:
     if bits == 8 and kind == "bf16":
         return _bytes_to_bf16(spots[0][1], middle)
     lines, scale = [".reg .b32 t, n;", f"mov.b32 n, {_pair(MAGIC[kind])};"], 0
-    for number, (_, shift, width, bit) in enumerate(spots):
+    for number, spot in enumerate(spots):
+        _, shift, width, bit = spot  # (Triton 3.6 reads no nested targets)
         source, move = f"${number + 1}", shift - bit
         if len(spots) == 1:  # leave the field where the mantissa has room for it: a fused multiply takes it down
             scale = shift % 8 if shift % 8 + width <= MANTISSA[kind] else 0

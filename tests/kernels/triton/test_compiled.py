@@ -48,9 +48,10 @@ def test_a_shipped_kernel(told, capability, name):
     if made.product:
         floats = made.product != "int8"
         assert found.count(PRODUCT[capability, floats]) > 0
-        assert found.count("LDGSTS", "128") > 0  # weights and X are copied ahead, 16 bytes a thread
+        assert found.count("LDGSTS") > 0  # weights and X are copied ahead
+        assert found.count("LDGSTS", "128") > 0 or made.constants["H"] < 32  # 16 bytes a thread, if rows have them
         assert found.count("I2F") == 0 or not floats
-    if name.startswith("int4-g128 8"):
+    if name in ("int4-g128 8", "int4-g128 8 split"):
         # 256 weights a thread: one fused multiply for two, one lop3 for two and a few for addresses
         assert found.count("HFMA2") == 128 and found.count("LOP3") < 180
 
