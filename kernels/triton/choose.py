@@ -28,9 +28,11 @@ class Config:
 
 
 # Up to so many rows of X: this. Weights are the left operand throughout: wgmma takes them from registers, and 8 tokens
-# fill it. Up to 32 rows scaling sums is the cheaper, beyond it scaling weights: BM / group against 1/2 for each weight.
+# fill it. Up to 32 rows scaling sums is the cheaper, beyond it scaling weights: BM / group against 1/2 for each weight;
+# but where registers end first, weights are scaled.
 FEW = {8: Config("gemv", BM=8), 16: Config("skinny", BM=16), 32: Config("skinny", BM=32)}
 AMPERE = FEW | {
+    8: Config("gemv", BM=8, late=False),
     64: Config("skinny", BM=64, BN=64, warps=8, stages=3, late=False),
     1024: Config("gemm", BM=128, BN=64, warps=8, stages=3, late=False),
 }
@@ -49,9 +51,13 @@ def table(capability: int) -> dict[int, Config]:
     return HOPPER if capability >= 90 else AMPERE
 
 
-def choose(M: int, capability: int) -> Config:
-    """The configuration for M rows; many rows pay for writing the weights out once, and cuBLAS does the rest."""
-    return next((config for most, config in table(capability).items() if most >= M), DENSE)
+def choose(M: int, capability: int, part: int = 64) -> Config:
+    """The configuration for M rows; many rows pay for writing the weights out once, and cuBLAS does the rest.
+
+    `cp.async` copies no less than 4 bytes a thread, so narrow parts (H columns) take more rows than there are.
+    """
+    suited = (config for most, config in table(capability).items() if most >= M and config.BM * part >= 256)
+    return next(suited, DENSE)
 
 
 def named(kernel: str, M: int, capability: int) -> Config:
