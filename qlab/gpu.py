@@ -8,6 +8,8 @@ rounded to the dtype of the inputs, which every product on the GPU is of anyway.
 from __future__ import annotations
 
 import importlib
+import warnings
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -104,6 +106,22 @@ def why_not_on(device: torch.device) -> str | None:
         return f"{name} has compute capability {found[0]}.{found[1]}: the GPU kernels need {wanted} (Ampere) or newer"
     triton = kernels()
     return None if triton.available else str(triton.missing)
+
+
+def check_load(dtype: torch.dtype, activations: str, packed: bool) -> None:
+    """Refuse a model that a GPU could not run, before any of it is read."""
+    if not torch.cuda.is_available():
+        raise QlabError("there is no CUDA GPU here: use the device cpu")
+    if packed and dtype not in DTYPES:
+        raise QlabError(f"packed weights on a GPU multiply float16 or bfloat16, not {dtype}: load with one of them")
+    if packed and activations != "float":
+        raise QlabError(f"activations {activations} are those of the CPU kernels: on a GPU use float")
+
+
+def warn_of(name: str, left: dict[str, str]) -> None:
+    """One warning for each reason why linears of the model `name` are left to torch."""
+    for reason, count in Counter(left.values()).items():
+        warnings.warn(f"{name}: {count} linears are not packed: {reason}", RuntimeWarning, 3)
 
 
 def pack_for_gpu(Q: QTensor, dtype: torch.dtype = torch.float16) -> TritonWeights:

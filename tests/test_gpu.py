@@ -5,13 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ggml.tiny import byte_level
 from qtensors import made, size
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from qlab import gpu
+from qlab.convert import to_gguf_file
 from qlab.errors import QlabError
-from qlab.gpu import TritonWeights, pack_for_gpu, why_not_on
+from qlab.from_gguf import model_from_gguf
+from qlab.generate import generate
+from qlab.gpu import TritonWeights, pack_for_gpu, warn_of, why_not_on
 from qlab.methods import quantize
+from qlab.models import LoadedModel, load
 from qlab.nn import QLinear, pack_on_gpu, packed_bytes, paths, stored_as
 from qlab.spec import QuantSpec
 
@@ -38,8 +44,14 @@ def everywhere(monkeypatch):
 
 SPECS = (
     "int4-g128-sym", "int4-g64-asym", "int3-row-sym", "int8-g32-asym", "int2-g64-asym", "int1-g32-sym",
-    "int4-tensor-sym", "nf4-g64", "nf4-g64-dq", "q4_0", "q4_1", "q5_1", "q8_0", "q4_k", "q5_k", "iq4_nl", "mxfp4", "tq2_0",
+    "int4-tensor-sym", "nf4-g64", "nf4-g64-dq", "q4_0", "q4_1", "q5_1", "q8_0", "q4_k", "q5_k", "iq4_nl",
+    "mxfp4", "tq2_0",
 )  # fmt: skip
+SMALL = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "intermediate_size": 96, "vocab_size": 384, "max_position_embeddings": 128, "pad_token_id": None,
+    "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False,
+}  # fmt: skip
 W = 0.05 * torch.randn(48, 256, generator=torch.Generator().manual_seed(0))
 
 
@@ -190,3 +202,51 @@ def test_spec_with_a_zero_scale_under_a_minimum_is_refused():
     with pytest.raises(QlabError, match="a group with a minimum has scale 0"):
         pack_for_gpu(flat)
     assert QuantSpec.parse("q4_1") == Q.spec
+
+
+def test_loading_for_a_gpu_is_refused_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(QlabError, match="there is no CUDA GPU here: use the device cpu"):
+        load("nowhere", device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(QlabError, match="multiply float16 or bfloat16, not torch.float32"):
+        load("nowhere", device="cuda", packed=True)
+    with pytest.raises(QlabError, match="activations int8 are those of the CPU kernels: on a GPU use float"):
+        load("nowhere", device="cuda", packed=True, activations="int8", dtype=torch.float16)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A random llama as a GGUF file: Q4_0 linears, float embedding and norms."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("llama", **SMALL)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    byte_level().save_pretrained(folder)
+    to_gguf_file(str(folder), folder / "model.gguf", "Q4_0", progress=False)
+    return folder / "model.gguf"
+
+
+def test_a_model_generates_on_the_kernels(tiny, everywhere):
+    model, tokenizer = model_from_gguf(tiny, torch.float16, packed=True, codes=True)
+    model.eval()
+    ids = torch.tensor([[5, 9, 17, 33]])
+    with torch.no_grad():
+        wanted = model(ids).logits
+        left = pack_on_gpu(model, torch.device("cpu"), torch.float16)
+        got = model(ids).logits
+    assert not left and paths(model).startswith("15 linears by triton")  # the head too
+    # both compute in float16, in another order: two layers of a few roundings each
+    assert (got - wanted).abs().max() <= 2**-7 * wanted.abs().max()
+    told, pieces = generate(LoadedModel(model, tokenizer, "tiny"), "abc", tokens=3)
+    "".join(pieces)
+    assert told.path == "torch" and 1 <= len(told.ids) <= 3
+
+
+def test_reasons_are_told_once_each():
+    with pytest.warns(RuntimeWarning) as caught:
+        warn_of("model", {"a": "no kernel", "b": "no kernel", "c": "too old"})
+    assert [str(w.message) for w in caught] == [
+        "model: 2 linears are not packed: no kernel", "model: 1 linears are not packed: too old",
+    ]  # fmt: skip

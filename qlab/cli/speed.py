@@ -23,7 +23,10 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above, tokens are drawn.")] = 0.0,
     seed: Seed = 0,
     threads: Annotated[int | None, typer.Option(help="Threads; all of them by default.", show_default=False)] = None,
-    activations: Annotated[str, typer.Option(help=ACTIVATIONS_HELP)] = "int8",
+    activations: Annotated[
+        str | None, typer.Option(help=f"{ACTIVATIONS_HELP} int8 by default, float on a GPU.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: Triton kernels, everything else in float16.")] = "cpu",
     as_json: Json = False,
 ) -> None:
     """Write text, token by token, and say how fast.
@@ -40,7 +43,8 @@ def generate(
     if threads is not None and threads < 1:
         raise QlabError(f"--threads {threads}: give a positive number")
     torch.set_num_threads(threads or torch.get_num_threads())
-    loaded = open_model(model, activations, packed=True)
+    activations = activations or ("float" if device.startswith("cuda") else "int8")
+    loaded = open_model(model, activations, packed=True, device=device)
     told, pieces = run(loaded, prompt, tokens, temperature, seed)
     reason = why_not_packed(loaded.model)
     text = prompt if not as_json else ""
