@@ -69,7 +69,8 @@ def test_the_oldest_triton_compiles_the_same(counter, record):
         for capability in shipped.CAPABILITIES:
             found = census(told, capability, name)
             assert found.local == found.spills == found.count("I2F") == 0
-            assert found.count(PRODUCT[capability, True]) > 0
+            # Triton 3.6 takes the wide instruction of Hopper from 16 tokens on, and Ampere's for 8
+            assert found.count("HMMA" if name.endswith(" 8") else PRODUCT[capability, True]) > 0
 
 
 def test_the_ladder_counts(compiling):
