@@ -137,9 +137,11 @@ def test_inputs_of_another_dtype_are_refused(everywhere):
 
 
 def test_the_operator_is_a_good_citizen():
-    packed = pack_for_gpu(quantize(W, "int4-g64-asym")).weights
-    args = (inputs(3), packed.codes, packed.params, None, None, 4, 256, 64, True)
-    torch.library.opcheck(torch.ops.qlab.multiply_gpu, args, test_utils=("test_schema", "test_faketensor"))
+    for spec in ("int4-g64-asym", "nf4-g64"):
+        W_ = pack_for_gpu(quantize(W, spec)).weights
+        parts = (W_.codes, W_.params, W_.codebook, W_.order, W_.table)
+        args = (inputs(3), *parts, W_.bits, W_.shape[1], W_.group, W_.has_zero)
+        torch.library.opcheck(torch.ops.qlab.multiply_gpu, args, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_the_compiler_sees_one_graph(everywhere):
