@@ -6,12 +6,17 @@ import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from qlab import bench_gpu
+from qlab.cli import main as qlab
+from qlab.methods import quantize
+from qlab.nn import QLinear
 
 VARIABLE = "TRITON_INTERPRET"
 
@@ -227,3 +232,50 @@ def test_a_graph_runs_every_copy_in_turn(monkeypatch):
 def test_ratios_are_taken_within_a_round():
     assert timing.ratio([2.0, 8.0, 3.0], [1.0, 2.0, 3.0]) == (2.0, pytest.approx(1.2))
     assert timing.percentile10([5.0]) == 5.0
+
+
+def cli(*arguments):
+    """The exit code of `qlab …`."""
+    with mock.patch.object(sys, "argv", ["qlab", *arguments]), pytest.raises(SystemExit) as stopped:
+        qlab()
+    return stopped.value.code
+
+
+def test_the_command_line_passes_everything_on(capsys, tmp_path):
+    out = tmp_path / "run.json"
+    small = ("--types", "int4-g32-asym", "--shapes", "32x64", "--tokens", "1", "--rounds", "1")
+    assert cli("bench", "gpu", *small, "--json", "--out", str(out)) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(row["type"], row["m"], row["n"]) for row in told["rows"]] == [("int4-g32-asym", 1, 32)]
+    assert json.loads(out.read_text()) == told and told["rounds"] == 1
+
+
+def test_a_machine_without_gpu_or_triton_is_told_so(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(report.recorded, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(bench, "INTERPRETED", False)
+    assert cli("bench", "gpu") == 2
+    assert "there is no CUDA GPU here" in capsys.readouterr().err
+    monkeypatch.setattr(bench_gpu.kernels(), "available", False)
+    monkeypatch.setattr(bench_gpu.kernels(), "missing", "Triton is not here")
+    assert cli("bench", "gpu") == 2
+    assert capsys.readouterr().err.startswith("Triton is not here, and no run is recorded")
+
+
+def test_options_of_the_gpu_have_no_effect_elsewhere(capsys):
+    assert cli("bench", "cpu", "--tune") == 2
+    assert "--model and --tune belong to `bench gpu`" in capsys.readouterr().err
+    assert cli("generate", "reference", "--prompt", "a", "--device", "tpu9") == 2
+    assert "device 'tpu9': use cpu, cuda or cuda:1" in capsys.readouterr().err
+
+
+def test_a_quantized_model_is_timed_with_its_own_weights(monkeypatch):
+    W = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    own, none = QLinear(quantize(W, "int8-g32-asym")), QLinear(quantize(W, "int4-g16-sym"))
+    model = nn.ModuleDict({"own": own, "plain": nn.Linear(64, 32), "none": none})
+    model.get_output_embeddings = lambda: None
+    monkeypatch.setattr(bench_gpu, "load", lambda name, dtype, device: SimpleNamespace(model=model))
+    held, pack = bench_gpu.opened("folder", torch.device("cpu"))
+    dense, weights, bias = pack(held["own"])
+    assert (weights.bits, weights.group, bias) == (8, 32, None) and torch.equal(dense, held["own"].W_hat(torch.float16))
+    assert pack(held["plain"])[1].bits == 4 and pack(held["none"]) is None
