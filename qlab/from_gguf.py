@@ -55,12 +55,16 @@ def quiet() -> Iterator[None]:
 
 
 class GGUFTensors:
-    """The tensors of an open GGUF file under Hugging Face's names: decoded one at a time, as the model holds them."""
+    """The tensors of an open GGUF file under Hugging Face's names: decoded one at a time, as the model holds them.
+
+    codes: `packed` gives quantized matrices as QTensors, and nothing else.
+    """
 
     describes = "keys"
 
-    def __init__(self, file: GGUFFile, config: Any):
+    def __init__(self, file: GGUFFile, config: Any, codes: bool = False):
         self.folder, self._file, self._config = file.path, file, config
+        self._codes = codes or not cpu.available
         self._rename, self._asked = NameMap(config), {ROPE_FACTORS}
 
     def __contains__(self, name: str) -> bool:
@@ -92,7 +96,7 @@ class GGUFTensors:
                 self._file.forget(stored)  # or a large tensor would be in memory twice
 
         if isinstance(kind, GridType):
-            if not cpu.available:
+            if self._codes:
                 self._asked.add(stored)
                 return kind.unpack(torch.from_numpy(data[order.numpy()]))
             try:
@@ -100,7 +104,7 @@ class GGUFTensors:
             except QlabError:
                 return None
             return tile_parts((kind.unpack(part) for part in parts()), len(data))
-        if isinstance(kind, FloatType) and packs_floats(info.shape, kind.dtype):
+        if isinstance(kind, FloatType) and not self._codes and packs_floats(info.shape, kind.dtype):
             return pack_floats((part.view(kind.dtype) for part in parts()), info.shape)
         return None
 
@@ -123,18 +127,22 @@ def config_from_gguf(path: Path) -> Any:
 
 
 def model_from_gguf(
-    path: Path, dtype: torch.dtype = torch.float32, activations: str = "float", packed: bool = False
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    activations: str = "float",
+    packed: bool = False,
+    codes: bool = False,
 ) -> tuple[PreTrainedModel, Any]:
     """Model and tokenizer of a GGUF file, dequantized to `dtype`, the tokenizer splitting text as llama.cpp does.
 
     activations: "float" leaves the inputs of linears as they are, "llama.cpp" rounds them as its kernels do, "int8"
     those of packed ones. packed: weights of types that the CPU kernels know stay as small as in the file (QLinear,
-    QEmbedding). Errors: QlabError naming the file and what in it cannot be read.
+    QEmbedding); codes: as QTensors, linears alone. Errors: QlabError naming the file and what in it cannot be read.
     """
     file = open_gguf(path)
     with _named(file):
         config, tokenizer = _config(file), tokenizer_of(file.metadata)
-    tensors = GGUFTensors(file, config)
+    tensors = GGUFTensors(file, config, codes)
     with quiet(), _named(file):
         model = skeleton(path, config, dtype)
         if packed:

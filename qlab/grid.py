@@ -106,7 +106,7 @@ class Grid:
         if self.is_integer:
             levels = codes.to(dtype)
             return levels.add_(self.levels[0]) if self.levels[0] else levels
-        return self.table.to(dtype)[codes.long()]
+        return self.table.to(codes.device, dtype)[codes.long()]
 
     def rounded(self, rounding: str) -> Grid:
         """The same levels under another rounding rule: half-even, half-up or half-away."""

@@ -28,8 +28,9 @@ from qlab.files.gguf import open_gguf
 from qlab.files.huggingface import open_floats, open_quantized, quantization_of
 from qlab.files.lazy import LazyModel
 from qlab.from_gguf import config_from_gguf, model_from_gguf, quiet, stored_in
+from qlab.gpu import check_load, warn_of
 from qlab.kernels import cpu
-from qlab.nn import INPUTS, QLinear
+from qlab.nn import INPUTS, QLinear, pack_on_gpu
 from qlab.reference import BUILDERS, reference_folder
 
 __all__ = ["LoadedModel", "cache_dir", "load", "load_config", "open_lazily"]
@@ -70,10 +71,12 @@ def load(
 
     Weights are floats of `dtype`; linears stored as GPTQ, AWQ or compressed-tensors stay quantized (QLinear).
     packed: those, a .gguf file's and float matrices stay as small as they are stored; the CPU kernels multiply them.
+    On a CUDA device what is quantized stays so, and Triton's kernels multiply it, with inputs of `dtype`, which is then
+    float16 or bfloat16, and activations "float".
     activations: "llama.cpp" rounds the inputs of a .gguf file's linears as that program does (8-bit blocks beside
     quantized weights), for numbers that can be held against its own; "int8" those of packed linears, which is
     fastest; "float" judges the weights alone.
-    Without the kernels, which is told by a warning, packed weights are codes that torch dequantizes, and int8 is float.
+    Without kernels, which a warning tells, packed weights are codes that torch dequantizes, and int8 is float.
     Errors: QlabError naming what is missing or unreadable and what to do about it.
     """
     name = str(name_or_path)
@@ -83,12 +86,18 @@ def load(
         raise QlabError(f"{name} is no .gguf file: how llama.cpp rounds activations depends on its types; use float")
     if activations == "int8" and not packed:
         raise QlabError("activations int8 are those of the CPU kernels: load with packed=True")
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        check_load(dtype, activations, packed)
     inputs = "float" if activations == "int8" and not cpu.available else activations
-    model, tokenizer = _open(name, dtype, inputs, packed)
-    if packed and not cpu.available and any(isinstance(module, QLinear) for module in model.modules()):
+    model, tokenizer = _open(name, dtype, inputs, packed, on_gpu)
+    if packed and not on_gpu and not cpu.available and any(isinstance(m, QLinear) for m in model.modules()):
         rounded = "" if inputs == activations else ", inputs in floating point"
         warnings.warn(f"{name} is not packed, torch multiplies its codes{rounded}: {cpu.missing}", RuntimeWarning, 2)
     frozen = torch.nn.Module.to(model.eval().requires_grad_(False), device)
+    if packed and on_gpu:
+        warn_of(name, pack_on_gpu(frozen, device, dtype))
     cost = stored_in(open_gguf(name)) | {"activations": inputs} if name.endswith(".gguf") else {}
     return LoadedModel(frozen, tokenizer, name, cost)
 
@@ -131,10 +140,11 @@ def load_config(name_or_path: str | Path) -> Any:
     return _config(Path(_from_hub(name, partial(hf_hub_download, name, "config.json"))))
 
 
-def _open(name: str, dtype: torch.dtype, activations: str, packed: bool) -> tuple[PreTrainedModel, Any]:
+def _open(name: str, dtype: torch.dtype, activations: str, packed: bool, codes: bool) -> tuple[PreTrainedModel, Any]:
+    """codes: what is packed stays QTensors."""
     if name.endswith(".gguf"):
-        return model_from_gguf(Path(name).expanduser(), dtype, activations, packed)
-    return _open_folder(model_folder(name), dtype, activations if packed else None)
+        return model_from_gguf(Path(name).expanduser(), dtype, activations, packed, codes)
+    return _open_folder(model_folder(name), dtype, activations if packed and not codes else None)
 
 
 def model_folder(name: str) -> Path:

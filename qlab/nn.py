@@ -1,15 +1,18 @@
-"""Layers that hold weights as a file does: quantized, as codes to look at or packed for the CPU kernels, or floats."""
+"""Layers that hold weights as a file does: quantized, as codes or packed for the kernels of CPU or GPU, or floats."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from qlab.errors import QlabError
+from qlab.gpu import TritonWeights, pack_for_gpu, why_not_on
 from qlab.packed import Packed
 from qlab.qtensor import QTensor, check_finite
 from qlab.ranges import round_to_nearest
@@ -17,6 +20,7 @@ from qlab.spec import QuantSpec
 from qlab.tiles import Tiled, tile
 
 INPUTS = ("float", "int8", "llama.cpp")
+QUANTIZED = (QTensor, Tiled, TritonWeights)
 AT_ONCE = 1 << 22
 """Weights that are dequantized at once for a product in floating point: 16 MB of them."""
 
@@ -39,11 +43,13 @@ class QLinear(nn.Module):
     by the integer kernels, inputs rounded to 8 bits by block; "llama.cpp": the same with scales as that program stores
     them. The reference simulates input quantization in floating point; its numbers are those of the integer product to
     float32 rounding.
+    On a CUDA device codes are packed for the Triton kernels (`pack_on_gpu`), at the latest when the first input comes;
+    what the kernels do not know torch dequantizes, and a warning says why.
     """
 
     def __init__(
         self,
-        weight: QTensor | Tiled,
+        weight: QTensor | Tiled | TritonWeights,
         bias: Tensor | None = None,
         input_spec: QuantSpec | None = None,
         inputs: str = "float",
@@ -53,13 +59,14 @@ class QLinear(nn.Module):
             raise QlabError(f"inputs {inputs!r}: choose one of {', '.join(INPUTS)}")
         self.weight_ = weight
         self.inputs = inputs
+        self._left_to_torch: dict[torch.dtype, str] = {}  # dtypes of inputs, and why
         self.input_spec = input_spec
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
 
     @property
     def qtensor(self) -> QTensor:
         """The codes; of a packed weight they are unpacked at every call."""
-        return self.weight_.qtensor() if isinstance(self.weight_, Tiled) else self.weight_
+        return self.weight_ if isinstance(self.weight_, QTensor) else self.weight_.qtensor()
 
     @property
     def spec(self) -> QuantSpec:
@@ -83,23 +90,57 @@ class QLinear(nn.Module):
 
     @property
     def path(self) -> str:
-        """What multiplies: "cpu avx512" for a kernel and its instruction set, "cpu float", or "torch"."""
+        """What multiplies: "cpu avx512" for a kernel and its instruction set, "cpu float", "triton", or "torch"."""
         if not isinstance(self.weight_, Tiled):
-            return "torch"
+            return "triton" if isinstance(self.weight_, TritonWeights) else "torch"
         return "cpu float" if self.inputs == "float" else f"cpu {self.weight_.multiplies_on}"
 
     def W_hat(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dequantized weight [out, in]."""
-        return (
-            self.weight_.dequantize().to(dtype) if isinstance(self.weight_, Tiled) else self.weight_.dequantize(dtype)
-        )
+        W = self.weight_
+        return W.dequantize(dtype) if isinstance(W, QTensor) else W.dequantize().to(dtype)
 
     def forward(self, X: Tensor) -> Tensor:
         """`X [..., in]` → [..., out] in the dtype of X."""
         X = X if self.input_spec is None else fake_quantize(X, self.input_spec)
         if isinstance(self.weight_, Tiled):
             return _product(self.weight_, X, self.inputs, self.bias)
-        return nn.functional.linear(X, self.W_hat(X.dtype), None if self.bias is None else self.bias.to(X.dtype))
+        bias = None if self.bias is None else self.bias.to(X.dtype)
+        if X.is_cuda and isinstance(self.weight_, QTensor) and X.dtype not in self._left_to_torch:
+            self._meet_gpu(X.device, X.dtype)
+        if isinstance(self.weight_, TritonWeights):
+            Y = self.weight_.multiply(X.reshape(-1, X.shape[-1])).reshape(*X.shape[:-1], -1)
+            return Y if bias is None else Y + bias
+        return nn.functional.linear(X, self.W_hat(X.dtype), bias)
+
+    @torch.compiler.disable
+    def _meet_gpu(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Pack for the first input; a warning where torch must do it."""
+        if reason := self.pack_on_gpu(device, dtype):
+            warnings.warn(reason, RuntimeWarning, stacklevel=2)
+
+    def pack_on_gpu(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Codes become the GPU kernels' weights for inputs of `dtype`; where they stay codes, on that device, why."""
+        reason = why_not_on(device)
+        if reason is not None:
+            reason = f"{reason}; torch multiplies this layer"
+        assert isinstance(self.weight_, QTensor)
+        self.weight_ = self.weight_.to(device)
+        if reason is None:
+            try:
+                self.weight_ = pack_for_gpu(self.weight_, dtype)
+            except QlabError as error:
+                reason = str(error)
+        if reason is not None:
+            self._left_to_torch[dtype] = reason
+        return reason
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QLinear:
+        """`model.to(device)` moves the codes too; their dtypes are the format's, and stay."""
+        super()._apply(fn, recurse)
+        if not isinstance(self.weight_, Tiled):
+            self.weight_ = self.weight_.to(fn(torch.empty(0)).device)
+        return self
 
     def extra_repr(self) -> str:
         """The spec, as `print(model)` shows it."""
@@ -200,6 +241,15 @@ def pack(model: nn.Module, inputs: str = "float") -> dict[str, str]:
     return left
 
 
+def pack_on_gpu(model: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """Pack the QTensors of a model's QLinears for the GPU kernels, in place; name → why, for those that have none.
+
+    Without it each is packed when its first input comes, which neither a captured graph nor torch.compile may see.
+    """
+    found = {n: m for n, m in model.named_modules() if isinstance(m, QLinear) and isinstance(m.weight_, QTensor)}
+    return {name: reason for name, m in found.items() if (reason := m.pack_on_gpu(device, dtype))}
+
+
 def paths(model: nn.Module) -> str:
     """Which way a model's linears are multiplied: "29 linears by cpu avx512, 1 by torch (float32)"."""
     found: Counter[str] = Counter()
@@ -214,8 +264,8 @@ def paths(model: nn.Module) -> str:
 def packed_bytes(model: nn.Module) -> int:
     """Bytes of a model as a file would hold it: QTensors packed, every other number (tied ones once) at 16 bits."""
     held = {id(m.weight_): m.weight_ for m in model.modules() if isinstance(m, QLinear | FloatLinear | QEmbedding)}
-    quantized = sum(-(-W.bits_stored // 8) for W in held.values() if isinstance(W, QTensor | Tiled))
-    floats = sum(math.prod(W.shape) for W in held.values() if not isinstance(W, QTensor | Tiled))
+    quantized = sum(-(-W.bits_stored // 8) for W in held.values() if isinstance(W, QUANTIZED))
+    floats = sum(math.prod(W.shape) for W in held.values() if not isinstance(W, QUANTIZED))
     return quantized + 2 * (floats + sum(p.numel() for p in model.parameters()))
 
 

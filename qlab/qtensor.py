@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,11 @@ class QTensor:
         decode = self.spec.grid.decode
         W_hat = by_group(lambda q, *p: affine(decode(q, dtype), *p), lines, self.spec, scale, self.zero, offset)
         return W_hat.reshape(self.shape)
+
+    def to(self, device: torch.device | str) -> QTensor:
+        """The same on another device."""
+        parts = {name: getattr(self, name) for name in ("codes", "scale", "zero", "offset", "group_index")}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
     @property
     def bits_stored(self) -> int:

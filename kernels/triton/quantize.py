@@ -14,7 +14,7 @@ from torch import Tensor
 from . import device
 from .checks import check_group, require
 from .unpack import parts, places
-from .weights import Weights, pack_params, part_columns
+from .weights import Weights, pack_params, part_columns, table_bits
 
 RULES = ("sym", "asym", "table")
 
@@ -111,7 +111,7 @@ def quantize(
         W, scale, zero, book.float(), words, N, K, group, BITS=bits, RULE=rule, H=H, BN=BN, **device.OPTIONS
     )
     kept = None if codebook is None else book
-    bare = Weights(bits, (N, K), group, words, torch.empty(0), rule == "asym", dtype, kept)
+    bare = Weights(bits, (N, K), group, words, torch.empty(0), rule == "asym", dtype, kept, None, table_bits(kept))
     return bare.with_params(pack_params(bare, scale.T, zero.T if rule == "asym" else None))
 
 

@@ -50,11 +50,11 @@ def places(bits: int, part: int) -> tuple[tuple[int, int, int, int], ...]:
 @triton.constexpr_function
 def _float16_bits(value: float, kind: str) -> int:
     """The bit pattern of a small number, exact in either type."""
-    import numpy as np
+    import struct
 
     if kind == "fp16":
-        return int(np.float16(value).view(np.uint16))
-    return int(np.float32(value).view(np.uint32)) >> 16
+        return int.from_bytes(struct.pack("<e", value), "little")
+    return int.from_bytes(struct.pack("<f", value), "little") >> 16
 
 
 @triton.constexpr_function
@@ -102,9 +102,9 @@ def _bytes_to_bf16(shift: int, middle: int) -> str:
 
 @triton.constexpr_function
 def _float32_bits(value: float) -> int:
-    import numpy as np
+    import struct
 
-    return int(np.float32(value).view(np.uint32))
+    return int.from_bytes(struct.pack("<f", value), "little")
 
 
 @triton.constexpr_function

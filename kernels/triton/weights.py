@@ -24,7 +24,8 @@ class Weights:
 
     group: columns that share a scale; K: one scale for each row. has_zero: without one, zero is 2^(bits − 1).
     codebook: 16 numbers of its dtype. order [K] (act-order): groups are runs of W[:, order], which is how it is stored.
-    dtype: of the scales, and of the X that these weights multiply.
+    dtype: of the scales, and of the X that these weights multiply. table: the codebook's bits, constants of the kernel
+    that is compiled for it (`table_bits`; kept, since asking the device would stop a captured graph).
     """
 
     bits: int
@@ -36,6 +37,7 @@ class Weights:
     dtype: torch.dtype
     codebook: Tensor | None = None
     order: Tensor | None = None
+    table: tuple[int, ...] | None = None
 
     @property
     def part(self) -> int:
@@ -51,13 +53,6 @@ class Weights:
     def nbytes(self) -> int:
         """Bytes a kernel reads of them."""
         return self.codes.nbytes + self.params.nbytes
-
-    @property
-    def table(self) -> tuple[int, ...] | None:
-        """The codebook's 16 numbers as bits: constants of the kernel that is compiled for it."""
-        if self.codebook is None:
-            return None
-        return tuple(bits & 0xFFFF for bits in self.codebook.view(torch.int16).tolist())
 
     @property
     def pairs(self) -> bool:
@@ -99,8 +94,14 @@ def pack(
     codes = codes if order is None else codes.index_select(1, order)
     words = pack_codes(codes, bits, part_columns(bits, group, K))
     codebook = None if codebook is None else codebook.to(dtype)
-    bare = Weights(bits, (N, K), group, words, torch.empty(0), zero is not None, dtype, codebook, order)
+    table, none = table_bits(codebook), torch.empty(0)
+    bare = Weights(bits, (N, K), group, words, none, zero is not None, dtype, codebook, order, table)
     return bare.with_params(pack_params(bare, scale, zero))
+
+
+def table_bits(codebook: Tensor | None) -> tuple[int, ...] | None:
+    """The 16 numbers of a codebook as bits."""
+    return None if codebook is None else tuple(bits & 0xFFFF for bits in codebook.view(torch.int16).tolist())
 
 
 def unpack(weights: Weights) -> tuple[Tensor, Tensor, Tensor | None]:

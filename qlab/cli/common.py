@@ -39,12 +39,18 @@ def check_method(method: str, spec: str | None) -> None:
         raise QlabError(f"--method {method} would have no effect: {remedy}")
 
 
-def open_model(name: str, activations: str = "float", packed: bool = False) -> Any:
-    """`qlab.load`, with stdout kept for the answer."""
+def open_model(name: str, activations: str = "float", packed: bool = False, device: str = "cpu") -> Any:
+    """`qlab.load`, with stdout kept for the answer; on a GPU in float16."""
+    import torch
+
     from qlab.models import load
 
+    try:
+        dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+    except RuntimeError as error:
+        raise QlabError(f"device {device!r}: use cpu, cuda or cuda:1") from error
     with quiet_stdout():
-        return load(name, activations=activations, packed=packed)
+        return load(name, activations=activations, packed=packed, device=device, dtype=dtype)
 
 
 def text_ids(

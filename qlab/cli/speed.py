@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -23,7 +23,10 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above, tokens are drawn.")] = 0.0,
     seed: Seed = 0,
     threads: Annotated[int | None, typer.Option(help="Threads; all of them by default.", show_default=False)] = None,
-    activations: Annotated[str, typer.Option(help=ACTIVATIONS_HELP)] = "int8",
+    activations: Annotated[
+        str | None, typer.Option(help=f"{ACTIVATIONS_HELP} int8 by default, float on a GPU.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: Triton kernels, everything else in float16.")] = "cpu",
     as_json: Json = False,
 ) -> None:
     """Write text, token by token, and say how fast.
@@ -40,7 +43,8 @@ def generate(
     if threads is not None and threads < 1:
         raise QlabError(f"--threads {threads}: give a positive number")
     torch.set_num_threads(threads or torch.get_num_threads())
-    loaded = open_model(model, activations, packed=True)
+    activations = activations or ("float" if device.startswith("cuda") else "int8")
+    loaded = open_model(model, activations, packed=True, device=device)
     told, pieces = run(loaded, prompt, tokens, temperature, seed)
     reason = why_not_packed(loaded.model)
     text = prompt if not as_json else ""
@@ -69,27 +73,38 @@ def generate(
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Argument(help="cpu: the matrix kernels. road: quantizing, packing, encoding. Or a .gguf or folder.")
+        str, typer.Argument(help="cpu, gpu: the kernels. road: quantizing, packing, encoding. Or a .gguf or folder.")
     ] = "cpu",
     types: Annotated[str | None, typer.Option(help="Of these types: Q4_0,Q4_K,int4-g128-asym …")] = None,
     shapes: Annotated[str | None, typer.Option(help="OUTxIN, such as 4096x4096,4096x14336.")] = None,
-    tokens: Annotated[str, typer.Option(help="Inputs at once.")] = "1,16,128",
+    tokens: Annotated[
+        str | None, typer.Option(help="Inputs at once: 1,16,128; on a GPU ten from 1 to 1024.", show_default=False)
+    ] = None,
     threads: Annotated[str | None, typer.Option(help="1 and all by default.", show_default=False)] = None,
     isa: Annotated[str, typer.Option(help="avx512, avx2, neon, scalar; the best by default, `all` for all.")] = "",
     rounds: Annotated[int, typer.Option(help="Timings per row.")] = 21,
+    model: Annotated[str | None, typer.Option(help="gpu: a model's tokens per second too.", show_default=False)] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="gpu: find the fastest tiles first, much longer.")] = False,
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Write the JSON object here too.", show_default=False)] = None,
 ) -> None:
     """This machine's ceiling, then each kernel as a share of it and beside other tools' kernels.
 
     llama.cpp's stand beside ours where llama-cpp-python can be imported; torch's int4 product always does. All take
-    turns in one process, on weights larger than the caches; a ratio above 1 says that ours is faster.
+    turns in one process, on weights larger than the caches; a ratio above 1 says that ours is faster. `gpu` holds every
+    result against float64 first, and measures in CUDA graphs beside cuBLAS, tinygemm, and gemlite and Marlin where they
+    are installed, in less than 8 minutes; without a GPU it shows the newest recorded run.
     """
     from qlab import bench as road
     from qlab import bench_cpu
 
     if rounds < 1:
         raise QlabError(f"--rounds {rounds}: a benchmark needs at least 1")
+    if what == "gpu":
+        given = {"types": types, "shapes": shapes, "batches": tokens, "rounds": rounds, "model": model, "out": out}
+        _bench_gpu({name: value for name, value in given.items() if value is not None}, tune, as_json)
+    if model is not None or tune:
+        raise QlabError("--model and --tune belong to `bench gpu`; for a model on the CPU: qlab bench FILE_OR_FOLDER")
     if what == "road":
         road.main(["--rounds", str(rounds), *(["--json"] if as_json else [])])
         return
@@ -104,7 +119,7 @@ def bench(
     asked: dict[str, Any] = {
         "types": _list(types, str) or bench_cpu.TYPES,
         "shapes": [_shape(s) for s in _list(shapes, str)] or bench_cpu.SHAPES,
-        "tokens": _list(tokens, int),
+        "tokens": _list(tokens or "1,16,128", int),
         "threads": counts,
         "isas": bench_cpu.isas(isa),
         "rounds": rounds,
@@ -120,6 +135,14 @@ def bench(
     _finish({"machine": road.machine(), "read": ceiling, "rows": bench_cpu.table(rows)}, as_json, out)
 
 
+def _bench_gpu(given: dict[str, Any], tune: bool, as_json: bool) -> NoReturn:
+    """The GPU benchmark; it ends with its own exit code."""
+    from qlab.bench_gpu import run
+
+    flags = [*(["--tune"] if tune else []), *(["--json"] if as_json else [])]
+    raise typer.Exit(run([*(part for name, value in given.items() for part in (f"--{name}", str(value))), *flags]))
+
+
 def _bench_model(path: str, threads: list[int], rounds: int, as_json: bool, out: Path | None) -> None:
     """A whole model beside llama.cpp."""
     from dataclasses import asdict
@@ -128,7 +151,7 @@ def _bench_model(path: str, threads: list[int], rounds: int, as_json: bool, out:
     from qlab.bench_model import HEADING, line, speeds
 
     if not Path(path).exists():
-        raise QlabError(f"unknown benchmark {path!r}: choose cpu, road, or a model's file or folder")
+        raise QlabError(f"unknown benchmark {path!r}: choose cpu, gpu, road, or a model's file or folder")
     rows = []
     if not as_json:
         typer.echo(HEADING)

@@ -4,6 +4,7 @@ from qlab.plots.awq import alpha_curves
 from qlab.plots.evaluation import compare_bars, paired_errors, perplexity_protocols, rate_distortion
 from qlab.plots.gguf import bit_costs
 from qlab.plots.gptq import calibration_curves
+from qlab.plots.gpu import gpu_bandwidth, gpu_ratios
 from qlab.plots.hessian import by_block, spectrum
 from qlab.plots.kernels import instruction_bars, roofline, tile_layout
 from qlab.plots.kquants import decode_speed, kl_changes, search_steps
@@ -21,6 +22,8 @@ __all__ = [
     "decode_speed",
     "figure",
     "finish",
+    "gpu_bandwidth",
+    "gpu_ratios",
     "heatmap",
     "histogram",
     "instruction_bars",
