@@ -60,24 +60,24 @@ function frame({ code, partner }, owner) {
 /** The 32 codes as numbers. */
 function drawCodes(view, choose) {
   const cells = view.codes.map((value, i) => {
-    const cell = html("span", { class: `one${frame(view, i)}`, title: `code ${i}` }, String(value));
+    const cell = html("span", { class: frame(view, i).trim(), title: `code ${i}` }, String(value));
     cell.addEventListener("click", () => choose(i));
     return cell;
   });
-  return html("div", { class: "codes", role: "img", "aria-label": `The 32 codes: ${view.codes.join(", ")}` }, ...cells);
+  return html("div", { class: "packed-codes", role: "img", "aria-label": `The 32 codes: ${view.codes.join(", ")}` }, ...cells);
 }
 
 /** The words, a line each, a cell for each bit. */
 function drawWords(view, choose) {
   const { layout, bits, words } = view, owned = owners(layout, bits);
-  const lines = owned.map((cells, n) => html("div", { class: "word" }, html("b", {}, `${n}`), ...cells.map((_, k) => {
+  const lines = owned.map((cells, n) => html("div", { class: "packed-word" }, html("b", {}, `${n}`), ...cells.map((_, k) => {
     const at = RUN - 1 - k, [code, part, bit] = cells[at], shade = shadeOf(layout, bits, code, part);
     const cell = html("i", { class: `${shade}${frame(view, code)}`, title: `bit ${at} of word ${n}: bit ${bit} of code ${code}` },
       String((words[n] >>> at) & 1));
     cell.addEventListener("click", () => choose(code));
     return cell;
   })));
-  return html("div", { class: "words", role: "img", "aria-label": `${bits} words of 32 bits` }, ...lines);
+  return html("div", { class: "packed-words", role: "img", "aria-label": `${bits} words of 32 bits` }, ...lines);
 }
 
 /** The colour tells the plane, light and dark tell a code from the next one in the word. */
@@ -92,7 +92,7 @@ function drawSteps({ layout, bits, words, code, codes }) {
   const rows = readCode(layout, bits, words, code).map(([text, result], n) => html("tr", {}, html("th", { scope: "row" }, String(n + 1)),
     html("td", {}, html("code", {}, text)), html("td", {}, html("code", {}, shown(result)))));
   const pair = layout === "planes" ? `Codes ${code & ~1} and ${code | 1}, ${codes[code & ~1]} and ${codes[code | 1]}` : `Code ${code}, ${codes[code]}`;
-  return html("div", { class: "steps" }, html("div", { class: "decode" }, `${pair}, in ${rows.length} operations:`), html("table", {}, html("tbody", {}, ...rows)));
+  return html("div", { class: "packed-steps" }, html("div", { class: "decode" }, `${pair}, in ${rows.length} operations:`), html("table", {}, html("tbody", {}, ...rows)));
 }
 
 function shown(result) {
