@@ -3,7 +3,7 @@
 A count does not depend on what else a machine does, so a test can hold it to 3 %. valgrind knows no AVX-512: the AVX2
 and the scalar kernels are counted.
 
-python scripts/count_instructions.py     half a minute
+python scripts/count_instructions.py     a minute
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ import build_checks
 
 RECORD = build_checks.ROOT / "data" / "benchmarks" / "instructions.json"
 ROWS, COLUMNS = 256, 1024
-FORMATS = {"q4_0": "int4", "q4_k": "super4_min", "q6_k": "super6", "q8_0": "int8", "int4-g32-asym": "int4_zero"}
+FORMATS = {
+    "q4_0": "int4", "q4_k": "super4_min", "q6_k": "super6", "q8_0": "int8", "int4-g32-asym": "int4_zero",
+    "int2-g32-sym": "int2", "int3-g32-sym": "int3", "int5-g32-sym": "int5",
+}  # fmt: skip
 """A spec, and the kernels' name for it."""
 ISAS = {"x86_64": ("avx2", "scalar")}
 TOKENS = (1, 16)

@@ -9,6 +9,7 @@ from qlab.plots.hessian import by_block, spectrum
 from qlab.plots.kernels import instruction_bars, roofline, tile_layout
 from qlab.plots.kquants import decode_speed, kl_changes, search_steps
 from qlab.plots.memory import memory_stack
+from qlab.plots.packing import by_bits
 from qlab.plots.position import loss_by_position
 from qlab.plots.theme import figure, finish, rounded
 from qlab.plots.weights import heatmap, histogram, outlier_map, staircase
@@ -16,6 +17,7 @@ from qlab.plots.weights import heatmap, histogram, outlier_map, staircase
 __all__ = [
     "alpha_curves",
     "bit_costs",
+    "by_bits",
     "by_block",
     "calibration_curves",
     "compare_bars",

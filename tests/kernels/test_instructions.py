@@ -21,7 +21,9 @@ def count(script):
 
 @pytest.mark.parametrize("tokens", [1, 16])
 @pytest.mark.parametrize("isa", ["avx2", "scalar"])
-@pytest.mark.parametrize("spec", ["q4_0", "q4_k", "q6_k", "q8_0", "int4-g32-asym"])
+@pytest.mark.parametrize(
+    "spec", ["q4_0", "q4_k", "q6_k", "q8_0", "int4-g32-asym", "int2-g32-sym", "int3-g32-sym", "int5-g32-sym"]
+)
 def test_no_kernel_takes_more_or_fewer_instructions(count, script, spec, isa, tokens):
     recorded = json.loads(count.RECORD.read_text())["instructions_per_weight_per_token"][spec][isa][str(tokens)]
     found = count.per_weight(script("build_checks").build(), spec, isa, tokens)
