@@ -19,9 +19,9 @@ from .choose import Config
 from .weights import Weights
 
 
-def candidates(M: int, capability: int) -> Iterator[Config]:
+def candidates(M: int, capability: int, part: int = 64) -> Iterator[Config]:
     """The table's choice and its neighbours: other splits, a stage more and less, narrower tiles; and dense."""
-    base = choose.choose(M, capability)
+    base = choose.choose(M, capability, part)
     yield choose.DENSE
     if base.kernel == "dense":
         base = choose.named("gemm", M, capability)
@@ -51,7 +51,7 @@ def fastest(X: Tensor, weights: Weights, run: Callable[[Config], Any], measure: 
 
 def _measured(X: Tensor, weights: Weights, run: Callable[[Config], Any], measure: Measure) -> Config:
     times = {}
-    for config in candidates(X.shape[0], device.capability(X.device)):
+    for config in candidates(X.shape[0], device.capability(X.device), weights.part):
         if config.kernel == "dense" or (config.split or 1) <= weights.codes.shape[0]:
             times[config] = measure(lambda config=config: run(config))
     return min(times, key=lambda config: times[config])

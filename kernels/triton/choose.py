@@ -49,9 +49,13 @@ def table(capability: int) -> dict[int, Config]:
     return HOPPER if capability >= 90 else AMPERE
 
 
-def choose(M: int, capability: int) -> Config:
-    """The configuration for M rows; many rows pay for writing the weights out once, and cuBLAS does the rest."""
-    return next((config for most, config in table(capability).items() if most >= M), DENSE)
+def choose(M: int, capability: int, part: int = 64) -> Config:
+    """The configuration for M rows; many rows pay for writing the weights out once, and cuBLAS does the rest.
+
+    `cp.async` copies no less than 4 bytes a thread, so narrow parts (H columns) take more rows than there are.
+    """
+    suited = (config for most, config in table(capability).items() if most >= M and config.BM * part >= 256)
+    return next(suited, DENSE)
 
 
 def named(kernel: str, M: int, capability: int) -> Config:

@@ -72,8 +72,8 @@ def census(compiled: Any) -> Census:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(compiled.asm["cubin"])
-        found = USAGE.search(_cuobjdump("--dump-resource-usage", path))
-        code = _cuobjdump("-sass", path)
+        code = _cuobjdump(path, "-sass", "--dump-resource-usage")
+    found = USAGE.search(code)
     if found is None:
         raise RuntimeError("cuobjdump told no resource usage")
     registers, stack, _, local = map(int, found.groups())
@@ -86,7 +86,7 @@ def sass(compiled: Any) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(compiled.asm["cubin"])
-        return _cuobjdump("-sass", path)
+        return _cuobjdump(path, "-sass")
 
 
 @functools.cache
@@ -96,8 +96,8 @@ def _tool() -> str:
     return str(Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump")
 
 
-def _cuobjdump(option: str, path: Path) -> str:
-    return subprocess.run([_tool(), option, path], capture_output=True, text=True, check=True).stdout
+def _cuobjdump(path: Path, *options: str) -> str:
+    return subprocess.run([_tool(), *options, path], capture_output=True, text=True, check=True).stdout
 
 
 def compile_shipped(name: str, capability: int) -> Census:

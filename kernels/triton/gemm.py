@@ -18,12 +18,11 @@ from .unpack import level, parts, tiles
 def load_words(w, block, rows, N, BITS: tl.constexpr, H: tl.constexpr, EVEN_N: tl.constexpr):
     """The tiles of a block, a tuple of words [rows, H]; nobody reads weights again, so they leave the cache first."""
     at = w + tl.cast(block, tl.int64) * (tiles(BITS) * N * H) + rows[:, None] * H + tl.arange(0, H)[None, :]
+    mask = None if EVEN_N else rows[:, None] < N
     words = ()
     for t in tl.static_range(tiles(BITS)):
-        if EVEN_N:
-            words = (*words, tl.load(at + t * N * H, eviction_policy="evict_first"))
-        else:
-            words = (*words, tl.load(at + t * N * H, mask=rows[:, None] < N, other=0, eviction_policy="evict_first"))
+        tile = tl.load(at + t * N * H, mask=mask, eviction_policy="evict_first")
+        words = words + (tile,)  # noqa: RUF005 (Triton knows no starred tuples)
     return words
 
 
@@ -35,7 +34,7 @@ def load_params(params, block, rows, N, BLOCK: tl.constexpr, GROUP: tl.constexpr
     words = ()
     for i in tl.static_range(WORDS):
         at = params + (first + i) * N + rows
-        words = (*words, tl.load(at, mask=rows < N, other=0))
+        words = words + (tl.load(at, mask=rows < N, other=0),)  # noqa: RUF005
     return words
 
 

@@ -41,9 +41,26 @@ def round_rows(x, codes, scale, K, width, stride, TOP: tl.constexpr, BLOCK: tl.c
 
 
 @triton.jit
+def signed_bytes(q, BITS: tl.constexpr, HALF: tl.constexpr, ASM: tl.constexpr):
+    """int8 of bytes: code − 128, or 16 · (code − 8) of the low (HALF 0) or high nibble."""
+    shift: tl.constexpr = 4 if BITS == 4 and HALF == 0 else 0
+    mask: tl.constexpr = 0xF0 if BITS == 4 else 0xFF
+    if ASM:  # 0x6a: (a & b) ^ c, on four bytes at once
+        asm: tl.constexpr = BYTES_ASSEMBLY(shift, mask)
+        return tl.inline_asm_elementwise(asm, "=r,r", (q,), dtype=tl.int8, is_pure=True, pack=4)
+    return (((q << shift) & mask) ^ 0x80).to(tl.int8, bitcast=True)
+
+
+@triton.constexpr_function
+def BYTES_ASSEMBLY(shift, mask):
+    """The PTX of `signed_bytes`."""
+    return f"{{ .reg .b32 t; shl.b32 t, $1, {shift}; lop3.b32 $0, t, 0x{mask * 0x01010101:08x}, 0x80808080, 0x6a; }}"
+
+
+@triton.jit
 def int8_gemm(x, x_scale, w, params, out, M, N, width, BITS: tl.constexpr, GROUP: tl.constexpr, H: tl.constexpr,
               PAIRS: tl.constexpr, DTYPE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-              STAGES: tl.constexpr):  # fmt: skip
+              STAGES: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
     """out [M, N] = x_scale · x [M, width] · Wᵀ; GROUP: columns of a scale, 0 where a row has but one."""
     BLOCK: tl.constexpr = parts(BITS) * H
     SPAN: tl.constexpr = GROUP if GROUP else 2**30
@@ -64,13 +81,7 @@ def int8_gemm(x, x_scale, w, params, out, M, N, width, BITS: tl.constexpr, GROUP
         for i in tl.static_range(BLOCK // (2 * H)):
             X = tl.load(x + om.to(tl.int64)[:, None] * width + block * BLOCK + i * 2 * H + ob[None, :],
                         mask=om[:, None] < M, other=0)  # fmt: skip
-            if BITS == 8:
-                W = q ^ 0x80
-            elif i == 0:
-                W = ((q << 4) & 0xF0) ^ 0x80
-            else:
-                W = (q & 0xF0) ^ 0x80
-            total = tl.dot(W.to(tl.int8, bitcast=True), X.trans(), total)
+            total = tl.dot(signed_bytes(q, BITS, i, ASM), X.trans(), total)
             if GROUP and (i + 1 == BLOCK // (2 * H) or ((i + 1) * 2 * H) % SPAN == 0):
                 scale = scale_of(here, i * 2, H, SPAN, PAIRS, DTYPE).to(tl.float32) * FACTOR
                 acc = tl.fma(total.to(tl.float32), tl.broadcast_to(scale[:, None], acc.shape), acc)
@@ -101,7 +112,7 @@ def multiply_int8(X: Tensor, weights: Weights, *, bits: int = 8) -> Tensor:
     round_rows[(M,)](X, codes, scale, K, width, X.stride(0), TOP=2 ** (bits - 1) - 1, BLOCK=weights.block,
                      H=weights.part, **device.OPTIONS)  # fmt: skip
     tile = choose.INT8
-    kept = {name: value for name, value in layout_of(weights).items() if name in ("BITS", "GROUP", "H", "PAIRS")}
+    kept = {name: value for name, value in layout_of(weights).items() if name in ("BITS", "GROUP", "H", "PAIRS", "ASM")}
     int8_gemm[triton.cdiv(M, tile.BM), triton.cdiv(N, tile.BN)](
         codes, scale, weights.codes.view(torch.uint8), weights.params, out, M, N, width, DTYPE=TYPES[X.dtype],
         BM=tile.BM, BN=tile.BN, STAGES=tile.stages, num_warps=tile.warps, num_stages=tile.stages, **kept,

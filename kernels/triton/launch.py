@@ -51,7 +51,7 @@ def wanted(X: Tensor, weights: Weights, out: Tensor, kernel: str | Config | None
         return choose.named(kernel, M, capability)
     if tune and not INTERPRETED:
         return autotune.fastest(X, weights, lambda config: run(X, weights, out, config, False))
-    return choose.choose(M, capability)
+    return choose.choose(M, capability, weights.part)
 
 
 def run(X: Tensor, weights: Weights, out: Tensor, config: Config, deterministic: bool) -> Tensor:

@@ -69,7 +69,7 @@ def int8_of(bits: int, group: int) -> Shipped:
     """Integer activations."""
     types = pointers(x="i8", x_scale="fp32", w="u8", params="i32", out="fp16")
     types |= dict.fromkeys(("M", "N", "width"), "i32")
-    kept = {name: layout(bits, group)[name] for name in ("BITS", "GROUP", "H", "PAIRS")}
+    kept = {name: layout(bits, group)[name] for name in ("BITS", "GROUP", "H", "PAIRS", "ASM")}
     tile = choose.INT8
     constants = kept | {"DTYPE": tl.float16, "BM": tile.BM, "BN": tile.BN, "STAGES": tile.stages}
     return Shipped(int8_gemm, types, constants, tile.warps, tile.stages, "int8")
@@ -79,23 +79,23 @@ def kernels(capability: int) -> dict[str, Shipped]:
     """Every shipped kernel by its name, with the tiles that a device of this capability is given."""
     found = {}
     for rows, config in choose.table(capability).items():
-        for dtype in ("fp16", "bf16"):
-            found[f"int4-g128 {rows} {dtype}"] = gemm_of(config, dtype)
-        found[f"int4-g128-zero {rows} fp16"] = gemm_of(config, zero=True)
-    one, many = choose.choose(1, capability), choose.choose(64, capability)
-    found["int4-g128 8 fp16 split"] = gemm_of(one, split=4)
-    found["int4-g32 8 fp16"], found["int4-g64 8 fp16"] = gemm_of(one, group=32), gemm_of(one, group=64)
-    found["int4-row 8 fp16"] = gemm_of(one, group=0)
-    found["int4-g32-zero 64 fp16"] = gemm_of(many, group=32, zero=True)
-    for dtype in ("fp16", "bf16"):
-        found[f"nf4-g64 8 {dtype}"] = gemm_of(one, dtype, group=64, table=NF4)
-    for bits in (1, 2, 3, 5, 6, 7, 8):
-        found[f"int{bits}-g128 8 fp16"] = gemm_of(one, bits=bits)
+        found[f"int4-g128 {rows}"] = gemm_of(config)
+        found[f"int4-g128 {rows} bf16"] = gemm_of(config, "bf16")
+        found[f"int4-g128-zero {rows}"] = gemm_of(config, zero=True)
+    one, few, many = (choose.choose(rows, capability) for rows in (1, 16, 64))
+    found["int4-g128 8 split"] = gemm_of(one, split=4)
+    found["int4-g32-zero 8"], found["int4-g64 8"] = gemm_of(one, group=32, zero=True), gemm_of(one, group=64)
+    found["int4-row 8"] = gemm_of(one, group=0)
+    found["nf4-g64 8"], found["nf4-g64 64 bf16"] = gemm_of(one, group=64, table=NF4), gemm_of(many, "bf16", table=NF4)
+    for bits in (2, 6, 8):
+        found[f"int{bits}-g128 8"] = gemm_of(one, bits=bits)
+    for bits in (1, 3, 5, 7):
+        found[f"int{bits}-g128 16"] = gemm_of(few, bits=bits)
     found["int8-g128 8 bf16"] = gemm_of(one, "bf16", bits=8)
-    found["int3-g128-zero 64 fp16"] = gemm_of(many, bits=3, zero=True)
-    found["int4-g128 dense fp16"], found["nf4 dense fp16"] = dense_of(4), dense_of(4, table=NF4)
+    found["int3-g128-zero 64"] = gemm_of(many, bits=3, zero=True)
+    found["int4-g128 dense"], found["nf4-g128 dense"] = dense_of(4), dense_of(4, table=NF4)
     found["int4-g128 int8"], found["int8-row int8"] = int8_of(4, 128), int8_of(8, 0)
-    found["int4-g128 round"] = encode_of("sym")
+    found["int4-sym round"] = encode_of("sym")
     return found
 
 

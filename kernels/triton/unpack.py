@@ -183,7 +183,7 @@ def level(words, table, BITS: tl.constexpr, PART: tl.constexpr, DTYPE: tl.conste
     spots: tl.constexpr = places(BITS, PART)
     given = (words[spots[0][0]],)
     if len(spots) > 1:
-        given = (*given, words[spots[1][0]])
+        given = given + (words[spots[1][0]],)  # noqa: RUF005
     if len(spots) > 2:
-        given = (*given, words[spots[2][0]])
+        given = given + (words[spots[2][0]],)  # noqa: RUF005
     return tl.inline_asm_elementwise(asm, CONSTRAINTS(BITS), given, dtype=DTYPE.value, is_pure=True, pack=2)
