@@ -28,9 +28,11 @@ class Config:
 
 
 # Up to so many rows of X: this. Weights are the left operand throughout: wgmma takes them from registers, and 8 tokens
-# fill it. Up to 32 rows scaling sums is the cheaper, beyond it scaling weights: BM / group against 1/2 for each weight.
+# fill it. Up to 32 rows scaling sums is the cheaper, beyond it scaling weights: BM / group against 1/2 for each weight;
+# but where registers end first, weights are scaled.
 FEW = {8: Config("gemv", BM=8), 16: Config("skinny", BM=16), 32: Config("skinny", BM=32)}
 AMPERE = FEW | {
+    8: Config("gemv", BM=8, late=False),
     64: Config("skinny", BM=64, BN=64, warps=8, stages=3, late=False),
     1024: Config("gemm", BM=128, BN=64, warps=8, stages=3, late=False),
 }

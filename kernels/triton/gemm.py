@@ -83,18 +83,19 @@ def gemm(x, w, params, table, out, partial, count, M, N, K, x_stride,
     row = tl.program_id(2) // SPLIT * ACROSS + tl.program_id(0)
     om = row * BM + tl.arange(0, BM)
     on = tl.program_id(1) * BN + tl.arange(0, BN)
-    blocks = tl.cdiv(K, BLOCK)
-    first = share * tl.cdiv(blocks, SPLIT)
-    last = min(first + tl.cdiv(blocks, SPLIT), blocks)
+    blocks = (K + BLOCK - 1) // BLOCK
+    per = (blocks + SPLIT - 1) // SPLIT
+    first = share * per
+    last = min(first + per, blocks)
     rows = x + om.to(tl.int64)[:, None] * x_stride + tl.arange(0, H)[None, :]
     ahead = load_params(params, min(first, blocks - 1), on, N, BLOCK, SPAN, PAIRS)
-    acc = tl.zeros((BN, BM) if SWAP else (BM, BN), tl.float32)
+    acc = tl.full((BN, BM) if SWAP else (BM, BN), 0, tl.float32)
     for block in tl.range(first, last, num_stages=STAGES):
         here = ahead
         if GROUP:  # read a block ahead: nothing else would hide the wait
             ahead = load_params(params, min(block + 1, last - 1), on, N, BLOCK, SPAN, PAIRS)
         words = load_words(w, block, on, N, BITS, H, EVEN_N)
-        inner = tl.zeros_like(acc) if GROUP and LATE else acc
+        inner = tl.full(acc.shape, 0, acc.dtype) if GROUP and LATE else acc
         for part in tl.static_range(parts(BITS)):
             k = block * BLOCK + part * H
             seen = om[:, None] < M if EVEN_K else (om[:, None] < M) & (k + tl.arange(0, H)[None, :] < K)
@@ -108,7 +109,7 @@ def gemm(x, w, params, table, out, partial, count, M, N, K, x_stride,
             if GROUP and LATE and (part + 1 == parts(BITS) or ((part + 1) * H) % SPAN == 0):
                 scale = scale_of(here, part, H, SPAN, PAIRS, DTYPE).to(tl.float32)
                 acc = tl.fma(inner, tl.broadcast_to(scale[:, None] if SWAP else scale[None, :], acc.shape), acc)
-                inner = tl.zeros_like(acc)
+                inner = tl.full(acc.shape, 0, acc.dtype)
         if not (GROUP and LATE):
             acc = inner
     if not GROUP:
@@ -127,7 +128,7 @@ def gemm(x, w, params, table, out, partial, count, M, N, K, x_stride,
             tile = count + row * tl.num_programs(1) + tl.program_id(1)
             tl.debug_barrier()  # every thread has written before one of them says so
             if tl.atomic_add(tile, 1, sem="acq_rel") == SPLIT - 1:
-                acc = tl.zeros((BM, BN), tl.float32)
+                acc = tl.full((BM, BN), 0, tl.float32)
                 for i in range(SPLIT):
                     acc += tl.load(partial + i * size + at, mask=mask, other=0.0, cache_modifier=".cg")
                 tl.store(out + at, acc.to(DTYPE), mask=mask)
@@ -138,7 +139,7 @@ def gemm(x, w, params, table, out, partial, count, M, N, K, x_stride,
 def add_shares(partial, out, size, SPLIT: tl.constexpr, LENGTH: tl.constexpr):
     """out = the sum of partial [SPLIT, size] over its shares, in their order."""
     at = tl.program_id(0).to(tl.int64) * LENGTH + tl.arange(0, LENGTH)
-    acc = tl.zeros((LENGTH,), tl.float32)
+    acc = tl.full((LENGTH,), 0, tl.float32)
     for i in range(SPLIT):
         acc += tl.load(partial + i * tl.cast(size, tl.int64) + at, mask=at < size, other=0.0)
     tl.store(out + at, acc.to(out.dtype.element_ty), mask=at < size)

@@ -16,7 +16,7 @@ from . import choose, device
 from .checks import check_input, require
 from .gemm import load_params, scale_of
 from .launch import layout_of
-from .quantize import nearest_even
+from .quantize import larger, nearest_even
 from .unpack import parts
 from .weights import Weights
 
@@ -28,11 +28,11 @@ def round_rows(x, codes, scale, K, width, stride, TOP: tl.constexpr, BLOCK: tl.c
     p = tl.arange(0, BLOCK)
     # byte p of a block: pairs of bytes hold two parts; the next 2H bytes the two parts after those
     column = (p // (2 * H)) * (2 * H) + (p % 2) * H + (p % (2 * H)) // 2
-    top = tl.zeros((BLOCK,), tl.float32)
+    top = tl.full((BLOCK,), 0, tl.float32)
     for start in range(0, width, BLOCK):
         X = tl.load(x + row * stride + start + p, mask=start + p < K, other=0.0)
         top = tl.maximum(top, tl.abs(X.to(tl.float32)))
-    most = tl.max(top, 0)
+    most = tl.reduce(top, 0, larger)
     s = tl.where(most == 0, 1.0, tl.div_rn(most, TOP * 1.0))
     for start in range(0, width, BLOCK):
         X = tl.load(x + row * stride + start + column, mask=start + column < K, other=0.0).to(tl.float32)
@@ -69,8 +69,8 @@ def int8_gemm(x, x_scale, w, params, out, M, N, width, BITS: tl.constexpr, GROUP
     on = tl.program_id(1) * BN + tl.arange(0, BN)
     ob = tl.arange(0, 2 * H)
     blocks = width // BLOCK
-    total = tl.zeros((BN, BM), tl.int32)
-    acc = tl.zeros((BN, BM), tl.float32)
+    total = tl.full((BN, BM), 0, tl.int32)
+    acc = tl.full((BN, BM), 0, tl.float32)
     ahead = load_params(params, 0, on, N, BLOCK, SPAN, PAIRS)
     for block in tl.range(0, blocks, num_stages=STAGES):
         here = ahead
@@ -85,7 +85,7 @@ def int8_gemm(x, x_scale, w, params, out, M, N, width, BITS: tl.constexpr, GROUP
             if GROUP and (i + 1 == BLOCK // (2 * H) or ((i + 1) * 2 * H) % SPAN == 0):
                 scale = scale_of(here, i * 2, H, SPAN, PAIRS, DTYPE).to(tl.float32) * FACTOR
                 acc = tl.fma(total.to(tl.float32), tl.broadcast_to(scale[:, None], acc.shape), acc)
-                total = tl.zeros_like(total)
+                total = tl.full(total.shape, 0, total.dtype)
     if not GROUP:
         acc = total.to(tl.float32) * (scale_of(ahead, 0, H, SPAN, PAIRS, DTYPE).to(tl.float32) * FACTOR)[:, None]
     acc *= tl.load(x_scale + om, mask=om < M, other=0.0)[None, :]

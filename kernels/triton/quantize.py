@@ -20,6 +20,12 @@ RULES = ("sym", "asym", "table")
 
 
 @triton.jit
+def larger(a, b):
+    """Of `tl.reduce`. (`tl.max` is compiled as Triton is imported: the interpreter may come too late for it.)"""
+    return tl.maximum(a, b)
+
+
+@triton.jit
 def nearest_even(x):
     """x rounded to an integer, ties to even, for |x| < 2^22: adding 1.5 · 2^23 leaves no bits below 1."""
     return (x + 12582912.0) - 12582912.0
@@ -31,14 +37,14 @@ def ranges(w, scale, zero, N, K, GROUP, TOP: tl.constexpr, RULE: tl.constexpr, B
     """scale and zero [groups, N], float32, of BN rows of one group."""
     on = tl.program_id(0) * BN + tl.arange(0, BN)
     group = tl.program_id(1)
-    low = tl.zeros((BN,), tl.float32)  # 0 counts as a weight: it is to be a level
-    high = tl.zeros((BN,), tl.float32)
+    low = tl.full((BN,), 0, tl.float32)  # 0 counts as a weight: it is to be a level
+    high = tl.full((BN,), 0, tl.float32)
     for start in range(0, GROUP, CHUNK):
         k = start + tl.arange(0, CHUNK)
         at = w + on.to(tl.int64)[:, None] * K + group * GROUP + k[None, :]
         W = tl.load(at, mask=(on[:, None] < N) & (k[None, :] < GROUP), other=0.0).to(tl.float32)
-        low = tl.minimum(low, tl.min(W, 1))
-        high = tl.maximum(high, tl.max(W, 1))
+        low = tl.minimum(low, -tl.reduce(-W, 1, larger))
+        high = tl.maximum(high, tl.reduce(W, 1, larger))
     top = tl.maximum(-low, high)
     if RULE == "asym":
         empty = top == 0
@@ -48,7 +54,7 @@ def ranges(w, scale, zero, N, K, GROUP, TOP: tl.constexpr, RULE: tl.constexpr, B
         tl.store(zero + group * N + on, nearest_even(tl.div_rn(-low, s)), mask=on < N)
     else:
         reach: tl.constexpr = TOP / 2 if RULE == "sym" else 1.0
-        s = tl.where(top == 0, 1.0, tl.div_rn(top, tl.zeros_like(top) + reach))
+        s = tl.where(top == 0, 1.0, tl.div_rn(top, reach + 0 * top))
     tl.store(scale + group * N + on, s, mask=on < N)
 
 
@@ -58,7 +64,7 @@ def encode(w, scale, zero, table, words, N, K, GROUP, BITS: tl.constexpr, RULE: 
     """Words [blocks, 1, N, H] of BN rows of one block: each part's codes, shifted to their place."""
     block = tl.program_id(0)
     on = tl.program_id(1) * BN + tl.arange(0, BN)
-    packed = tl.zeros((BN, H), tl.int32)
+    packed = tl.full((BN, H), 0, tl.int32)
     for part in tl.static_range(parts(BITS)):
         k = (block * parts(BITS) + part) * H + tl.arange(0, H)
         mask = (on[:, None] < N) & (k[None, :] < K)
@@ -66,7 +72,7 @@ def encode(w, scale, zero, table, words, N, K, GROUP, BITS: tl.constexpr, RULE: 
         at = (k // GROUP)[None, :] * N + on[:, None]
         level = tl.div_rn(W, tl.load(scale + at, mask=mask, other=1.0).to(tl.float32))
         if RULE == "table":  # the code is how many midpoints of neighbours lie below
-            code = tl.zeros((BN, H), tl.int32)
+            code = tl.full((BN, H), 0, tl.int32)
             for i in tl.static_range(2**BITS - 1):
                 code += (level > (tl.load(table + i) + tl.load(table + i + 1)) * 0.5).to(tl.int32)
         else:

@@ -43,7 +43,7 @@ def step(x, w, scale, out, M, N, K, STORED: tl.constexpr, FUSED: tl.constexpr, M
     blocks = K // (V * H)
     share = blocks // SPLIT
     first = tl.program_id(2) * share
-    acc = tl.zeros((BN, BM) if SWAP else (BM, BN), tl.float32)
+    acc = tl.full((BN, BM) if SWAP else (BM, BN), 0, tl.float32)
     for block in tl.range(first, first + share, num_stages=STAGES):
         if STORED == "word":
             at = w + (block * N + on[:, None]) * H + oh[None, :]

@@ -145,7 +145,7 @@ def CONSTRAINTS(bits):
 @triton.jit
 def code(words, BITS: tl.constexpr, PART: tl.constexpr):
     """Codes of a part as int16, from the tiles of its block."""
-    n = tl.zeros_like(words[0])
+    n = words[0] & 0
     for spot in tl.static_range(len(places(BITS, PART))):
         tile: tl.constexpr = places(BITS, PART)[spot][0]
         shift: tl.constexpr = places(BITS, PART)[spot][1]

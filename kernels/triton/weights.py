@@ -77,7 +77,7 @@ class Weights:
 
 def part_columns(bits: int, group: int, K: int) -> int:
     """H: a block lies within BLOCK columns, a part within a group; of 4 bits at 64 two parts do, for `int8.py`."""
-    widest = BLOCK // parts(bits)
+    widest = min(BLOCK // parts(bits), 64)  # wider parts of 8 bits would fill the registers
     if group == K:
         return widest
     return min(widest, 32 if group == 64 and bits == 4 else group)
