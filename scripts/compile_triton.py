@@ -29,7 +29,7 @@ BRIEF = ("int4-g128 8", "int4-g128 64", "int4-g128 1024", "int4-g128-zero 16", "
 
 def oldest() -> str:
     """The oldest version that the extra `gpu` takes, from pyproject.toml."""
-    found = re.search(r'"triton>=([\d.]+), (ROOT / "pyproject.toml").read_text())
+    found = re.search(r"triton>=([0-9.]+),", (ROOT / "pyproject.toml").read_text())
     if found is None:
         raise SystemExit("pyproject.toml names no triton>=…")
     return f"{found[1]}.0"
@@ -37,8 +37,8 @@ def oldest() -> str:
 
 def installed(version: str) -> Path:
     """A folder with that Triton alone, in the user's cache; it appears whole or not at all."""
-    base = Path(os.environ.get("QLAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qlab")
-    folder = base / "triton" / version
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.get("QLAB_CACHE") or cache / "qlab") / "triton" / version
     if not folder.exists():
         part = folder.with_name(f"{version}.{os.getpid()}.part")
         pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
@@ -48,7 +48,7 @@ def installed(version: str) -> Path:
 
 
 def compiled(names: tuple[str, ...] = (), version: str | None = None) -> dict[str, Any]:
-    """What a process of its own says of the shipped kernels named, or of all; with another Triton than the installed."""
+    """What a process of its own says of the shipped kernels named, or of all; by the installed Triton or another."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if version:
         environment["PYTHONPATH"] = os.pathsep.join([str(installed(version)), environment.get("PYTHONPATH", "")])
@@ -60,13 +60,14 @@ def compiled(names: tuple[str, ...] = (), version: str | None = None) -> dict[st
 
 
 def summary(census: dict[str, Any]) -> dict[str, int]:
-    """What is recorded of a census: registers, shared memory, spills, and the instructions of COUNTED without modifiers."""
+    """What is recorded of a census: registers, shared memory, spills, and the instructions of COUNTED."""
     counts = dict.fromkeys(COUNTED, 0)
     for instruction, number in census["instructions"].items():
         head = instruction.partition(".")[0]
         if head in counts:
             counts[head] += number
-    wide = sum(n for name, n in census["instructions"].items() if name.startswith(("LDGSTS", "LDG.")) and ".128" in name)
+    loads = {name: n for name, n in census["instructions"].items() if name.startswith(("LDGSTS.", "LDG."))}
+    wide = sum(number for name, number in loads.items() if ".128" in name)
     found = {"registers": census["registers"], "shared": census["shared"], "spilled": census["local"], "128-bit": wide}
     return found | {name: number for name, number in counts.items() if number}
 

@@ -52,7 +52,7 @@ def fastest(X: Tensor, weights: Weights, run: Callable[[Config], Any], measure: 
 def _measured(X: Tensor, weights: Weights, run: Callable[[Config], Any], measure: Measure) -> Config:
     times = {}
     for config in candidates(X.shape[0], device.capability(X.device), weights.part):
-        if config.kernel == "dense" or (config.split or 1) <= weights.codes.shape[0]:
+        if device.fits(config, weights, X.device) and (config.split or 1) <= weights.codes.shape[0]:
             times[config] = measure(lambda config=config: run(config))
     return min(times, key=lambda config: times[config])
 

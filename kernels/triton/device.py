@@ -61,16 +61,25 @@ def shared_memory(config: Config, weights: Weights) -> int:
     return config.stages * 2 * (config.BN * tiles * H + config.BM * weights.block)
 
 
+def fits(config: Config, weights: Weights, device: torch.device) -> bool:
+    """Whether the device has room for it."""
+    return config.kernel == "dense" or shared_memory(config, weights) <= shared_limit(device)
+
+
 def fit(config: Config, weights: Weights, device: torch.device) -> Config:
-    """The configuration with as many of its stages as the device has room for. Errors: ValueError for fewer than 2."""
-    limit = shared_limit(device)
-    for stages in range(config.stages, 1, -1):
-        fitting = replace(config, stages=stages)
-        if shared_memory(fitting, weights) <= limit:
-            return fitting
-    needed = shared_memory(replace(config, stages=2), weights)
-    raise ValueError(f"{config.kernel} with tiles of {config.BM} × {config.BN} needs {needed} bytes of shared memory, "
-                     f"the device has {limit} for a block: give smaller tiles, or kernel='dense'")  # fmt: skip
+    """The table's configuration for a device with less room: fewer stages, then fewer rows in a tile."""
+    while not fits(config, weights, device) and config.BM > 8:
+        smaller = {"stages": config.stages - 1} if config.stages > 2 else {"BM": config.BM // 2}
+        config = replace(config, **smaller)
+    return config
+
+
+def check_room(config: Config, weights: Weights, device: torch.device) -> None:
+    """ValueError where a configuration needs more shared memory than a block may have."""
+    needed, limit = shared_memory(config, weights), shared_limit(device)
+    if needed > limit:
+        raise ValueError(f"{config.kernel} with tiles of {config.BM} × {config.BN} needs {needed} bytes of shared "
+                         f"memory, the device has {limit} for a block: give smaller tiles, or 'dense'")  # fmt: skip
 
 
 _COUNTERS: dict[tuple[torch.device, int], Tensor] = {}

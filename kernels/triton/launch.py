@@ -48,17 +48,17 @@ def wanted(X: Tensor, weights: Weights, out: Tensor, kernel: str | Config | None
     if isinstance(kernel, Config):
         return kernel
     if kernel is not None:
-        return choose.named(kernel, M, capability)
+        return device.fit(choose.named(kernel, M, capability), weights, X.device)
     if tune and not INTERPRETED:
         return autotune.fastest(X, weights, lambda config: run(X, weights, out, config, False))
-    return choose.choose(M, capability, weights.part)
+    return device.fit(choose.choose(M, capability, weights.part), weights, X.device)
 
 
 def run(X: Tensor, weights: Weights, out: Tensor, config: Config, deterministic: bool) -> Tensor:
     """out [M, N] = X · Wᵀ with a configuration; X's columns as they lie in memory."""
     if config.kernel == "dense":
         return torch.matmul(X, dequantize(replace(weights, order=None)).T, out=out)
-    config = device.fit(config, weights, X.device)
+    device.check_room(config, weights, X.device)
     (M, (N, K)), blocks = (X.shape[0], weights.shape), weights.codes.shape[0]
     tiles_m, tiles_n = triton.cdiv(M, config.BM), triton.cdiv(N, config.BN)
     split = config.split or choose.choose_split(tiles_m * tiles_n, blocks, device.processors(X.device))

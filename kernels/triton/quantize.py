@@ -37,14 +37,16 @@ def ranges(w, scale, zero, N, K, GROUP, TOP: tl.constexpr, RULE: tl.constexpr, B
     """scale and zero [groups, N], float32, of BN rows of one group."""
     on = tl.program_id(0) * BN + tl.arange(0, BN)
     group = tl.program_id(1)
-    low = tl.full((BN,), 0, tl.float32)  # 0 counts as a weight: it is to be a level
-    high = tl.full((BN,), 0, tl.float32)
+    least = tl.full((BN, CHUNK), 0, tl.float32)  # 0 counts as a weight: it is to be a level
+    most = tl.full((BN, CHUNK), 0, tl.float32)
     for start in range(0, GROUP, CHUNK):
         k = start + tl.arange(0, CHUNK)
         at = w + on.to(tl.int64)[:, None] * K + group * GROUP + k[None, :]
         W = tl.load(at, mask=(on[:, None] < N) & (k[None, :] < GROUP), other=0.0).to(tl.float32)
-        low = tl.minimum(low, -tl.reduce(-W, 1, larger))
-        high = tl.maximum(high, tl.reduce(W, 1, larger))
+        least = tl.minimum(least, W)
+        most = tl.maximum(most, W)
+    low = -tl.reduce(-least, 1, larger)
+    high = tl.reduce(most, 1, larger)
     top = tl.maximum(-low, high)
     if RULE == "asym":
         empty = top == 0
@@ -54,7 +56,7 @@ def ranges(w, scale, zero, N, K, GROUP, TOP: tl.constexpr, RULE: tl.constexpr, B
         tl.store(zero + group * N + on, nearest_even(tl.div_rn(-low, s)), mask=on < N)
     else:
         reach: tl.constexpr = TOP / 2 if RULE == "sym" else 1.0
-        s = tl.where(top == 0, 1.0, tl.div_rn(top, reach + 0 * top))
+        s = tl.div_rn(tl.where(top == 0, 1.0, top), reach + 0 * top)
     tl.store(scale + group * N + on, s, mask=on < N)
 
 
@@ -97,7 +99,7 @@ def quantize(
     (N, K), groups, H = W.shape, W.shape[1] // group, part_columns(bits, group, W.shape[1])
     scale = torch.empty(groups, N, dtype=torch.float32, device=W.device)
     zero = torch.empty_like(scale)
-    BN, chunk = 16, min(triton.next_power_of_2(group), 128)
+    BN, chunk = 16, min(triton.next_power_of_2(group), 32)
     ranges[triton.cdiv(N, BN), groups](
         W, scale, zero, N, K, group, TOP=2**bits - 1, RULE=rule, BN=BN, CHUNK=chunk, **device.OPTIONS
     )
@@ -116,6 +118,7 @@ def quantize(
 def check_quantize(W: Tensor, bits: int, group: int, rule: str, codebook: Tensor | None) -> None:
     """What `quantize` is given."""
     require(W.dim() == 2 and W.is_floating_point() and W.numel() > 0, f"W is {W.dtype} {list(W.shape)}: give [N, K]")
+    require(bool(W.isfinite().all()), "W is not finite: look for the layer that overflowed")
     require(W.is_contiguous(), f"W has strides {W.stride()}: call W.contiguous()")
     require(bits in (1, 2, 4, 8), f"bits is {bits}: this kernel rounds to 1, 2, 4 or 8; pack() takes codes of any")
     require(W.shape[1] % group == 0, f"group {group} does not divide K = {W.shape[1]}")

@@ -36,7 +36,7 @@ def tiles(bits: int) -> int:
 
 
 @triton.constexpr_function
-def places(bits: int, part: int) -> list[tuple[int, int, int, int]]:
+def places(bits: int, part: int) -> tuple[tuple[int, int, int, int], ...]:
     """Where a part's codes lie: for each plane the tile, the shift in its word, the width, and the bit it becomes."""
     found, tile, bit = [], 0, 0
     for width in PLANES[bits]:
@@ -44,7 +44,7 @@ def places(bits: int, part: int) -> list[tuple[int, int, int, int]]:
         found.append((tile + inside, 8 * (field % 2) + width * (field // 2), width, bit))
         tile += parts(bits) * width // 16
         bit += width
-    return found
+    return tuple(found)
 
 
 @triton.constexpr_function
@@ -69,7 +69,8 @@ def assembly(bits: int, part: int, kind: str, middle: int) -> str:
     if bits == 8 and kind == "bf16":
         return _bytes_to_bf16(spots[0][1], middle)
     lines, scale = [".reg .b32 t, n;", f"mov.b32 n, {_pair(MAGIC[kind])};"], 0
-    for number, (_, shift, width, bit) in enumerate(spots):
+    for number, spot in enumerate(spots):
+        _, shift, width, bit = spot  # (Triton 3.6 reads no nested targets)
         source, move = f"${number + 1}", shift - bit
         if len(spots) == 1:  # leave the field where the mantissa has room for it: a fused multiply takes it down
             scale = shift % 8 if shift % 8 + width <= MANTISSA[kind] else 0

@@ -1,4 +1,4 @@
-"""These tests run the kernels on CPU tensors, in Triton's interpreter: its variable is set while they are imported and run.
+"""The kernels run on CPU tensors here, in Triton's interpreter: its variable is set while they are imported and run.
 
 Compiled kernels are looked at in processes of their own (`test_compiled.py`). bfloat16 is only compiled: the
 interpreter multiplies its bits as integers.

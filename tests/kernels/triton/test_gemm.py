@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_cases import BOUND, case, error, inputs
 from qlab.kernels import triton as kernels
 from qlab.kernels.triton import choose, launch
+from triton_cases import BOUND, case, error, inputs
 
 ROWS = (1, 3, 16, 17, 64, 100)
 CUBES = torch.linspace(-1, 1, 16) ** 3
@@ -17,10 +17,10 @@ def product(one, M, **asked):
     return error(kernels.multiply(X, one.weights, **asked), X.double() @ one.W.T)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     st.sampled_from(choose.KERNELS), st.integers(1, 8), st.sampled_from([32, 64, 128, None]), st.booleans(),
-    st.booleans(), st.sampled_from(ROWS), st.sampled_from([(100, 384), (64, 640), (257, 128)]), st.booleans(),
+    st.booleans(), st.sampled_from(ROWS), st.sampled_from([(100, 384), (64, 640), (130, 128)]), st.booleans(),
 )  # fmt: skip
 def test_every_kernel(kernel, bits, group, zero, order, M, shape, deterministic):
     one = case(bits, *shape, group, zero, order)

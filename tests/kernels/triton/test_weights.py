@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from triton_cases import case, inputs
 from qlab.kernels import triton as kernels
-from qlab.kernels.triton import unpack
+from qlab.kernels.triton.unpack import parts, places, tiles
+from triton_cases import case, inputs
 
 CODES = torch.zeros(8, 64, dtype=torch.uint8)
 SCALE = torch.ones(8, 2).half()
@@ -27,9 +27,9 @@ def test_unpack_is_the_inverse(bits, group, zero, order, N):
 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_every_bit_of_a_block_has_one_place(bits):
-    spots = [spot for part in range(unpack.parts(bits)) for spot in unpack.places(bits, part)]
+    spots = [spot for part in range(parts(bits)) for spot in places(bits, part)]
     used = [(tile, shift + i) for tile, shift, width, _ in spots for i in range(width)]
-    assert sorted(used) == [(tile, bit) for tile in range(unpack.tiles(bits)) for bit in range(16)]
+    assert sorted(used) == [(tile, bit) for tile in range(tiles(bits)) for bit in range(16)]
 
 
 def test_four_bits_at_group_128_are_0_5156_bytes_a_weight():
@@ -38,20 +38,20 @@ def test_four_bits_at_group_128_are_0_5156_bytes_a_weight():
 
 
 REFUSED = [
-    (dict(bits=9), "bits is 9"),
-    (dict(codes=CODES.int(), bits=4), "codes are torch.int32"),
-    (dict(codes=CODES + 16, bits=4), "a code is 16: 4 bits end at 15"),
-    (dict(scale=SCALE.float(), bits=4), "dtype is torch.float32"),
-    (dict(scale=SCALE[:4], bits=4), r"scale is \[4, 2\]"),
-    (dict(scale=torch.ones(8, 3).half(), bits=4), "3 groups do not divide K = 64"),
-    (dict(scale=torch.ones(8, 4).half(), bits=4), "group 16 with K = 64: give a power of two of at least 32"),
-    (dict(codes=CODES[:, :48], scale=SCALE[:, :1], bits=4), "K = 48 is no multiple of 32"),
-    (dict(zero=SCALE[:, :1], bits=4), r"zero is \[8, 1\], scale is \[8, 2\]"),
-    (dict(codebook=torch.ones(16), bits=3), "a codebook has 16 entries"),
-    (dict(order=torch.zeros(64, dtype=torch.int64), bits=4), "order is no permutation of 0 … 63"),
-    (dict(order=torch.arange(32), bits=4), r"order is torch.int64 \[32\]"),
-    (dict(scale=SCALE * float("inf"), bits=4), "scale is not finite"),
-    (dict(scale=SCALE.to("meta"), bits=4), "scale is on another device"),
+    ({"bits": 9}, "bits is 9"),
+    ({"codes": CODES.int(), "bits": 4}, "codes are torch.int32"),
+    ({"codes": CODES + 16, "bits": 4}, "a code is 16: 4 bits end at 15"),
+    ({"scale": SCALE.float(), "bits": 4}, "dtype is torch.float32"),
+    ({"scale": SCALE[:4], "bits": 4}, r"scale is \[4, 2\]"),
+    ({"scale": torch.ones(8, 3).half(), "bits": 4}, "3 groups do not divide K = 64"),
+    ({"scale": torch.ones(8, 4).half(), "bits": 4}, "group 16 with K = 64: give a power of two of at least 32"),
+    ({"codes": CODES[:, :48], "scale": SCALE[:, :1], "bits": 4}, "K = 48 is no multiple of 32"),
+    ({"zero": SCALE[:, :1], "bits": 4}, r"zero is \[8, 1\], scale is \[8, 2\]"),
+    ({"codebook": torch.ones(16), "bits": 3}, "a codebook has 16 entries"),
+    ({"order": torch.zeros(64, dtype=torch.int64), "bits": 4}, "order is no permutation of 0 … 63"),
+    ({"order": torch.arange(32), "bits": 4}, r"order is torch.int64 \[32\]"),
+    ({"scale": SCALE * float("inf"), "bits": 4}, "scale is not finite"),
+    ({"scale": SCALE.to("meta"), "bits": 4}, "scale is on another device"),
 ]
 
 

@@ -1,0 +1,85 @@
+"""The table, the split, what the device has room for, and the cache of measured choices."""
+
+import json
+
+import pytest
+import torch
+from qlab.kernels import triton as kernels
+from qlab.kernels.triton import autotune, choose, device
+from triton_cases import case, inputs
+
+
+@pytest.mark.parametrize("capability", [80, 89, 90])
+def test_the_table_covers_every_number_of_rows(capability):
+    for M in (1, 8, 9, 16, 17, 64, 65, 100, 1024):
+        config = choose.choose(M, capability)
+        assert config.kernel != "dense" and (config.BM >= M or config.kernel == "gemm")
+    assert choose.choose(1025, capability) == choose.choose(8192, capability) == choose.DENSE
+
+
+def test_the_split_fills_the_device():
+    for N, K in ((4096, 4096), (4096, 14336), (14336, 4096), (8192, 28672)):
+        tiles, blocks = N // 128, K // 256
+        split = choose.choose_split(tiles, blocks, 132)
+        # nearly two programs a processor; one more wave of them would cost more than the last few idle places
+        assert tiles * split >= 1.6 * 132 or split in (16, blocks), (N, K, split)
+    assert choose.choose_split(1000, 16, 132) <= 2
+    assert choose.choose_split(1, 3, 132) <= 3
+
+
+def test_stages_give_way_to_a_small_device(monkeypatch):
+    weights, config = case(4, 128, 1024, 128).weights, choose.choose(100, 80)
+    monkeypatch.setattr(device, "shared_limit", lambda _: 101376)  # compute capability 8.6 and 8.9
+    fitting = device.fit(config, weights, torch.device("cpu"))
+    assert fitting.stages == 2 and fitting.BM == 64 and device.shared_memory(fitting, weights) <= 101376
+    # a configuration that was asked for by name is taken as it is, or not at all
+    with pytest.raises(ValueError, match="gemm with tiles of 128 × 64 needs .* the device has 101376"):
+        kernels.multiply(inputs(1, 1024), weights, kernel=config)
+
+
+def test_no_gpu_and_an_old_gpu(monkeypatch):
+    monkeypatch.setattr(device, "INTERPRETED", False)
+    with pytest.raises(RuntimeError, match="the tensors are on cpu: move them to a CUDA GPU"):
+        kernels.multiply(inputs(1, 64), case(4, 8, 64, 32).weights)
+
+    class Old:
+        dtype, device = torch.float16, torch.device("cuda")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    with pytest.raises(RuntimeError, match=r"Tesla T4 has compute capability 7.5: the kernels need 8.0"):
+        device.check(Old())
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("QLAB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def fake_measure(config):
+    return 1.0 if config.split == 4 else 2.0
+
+
+def tuned(asked):
+    weights, X = case(4, 64, 2048, 128).weights, inputs(1, 2048)
+    return autotune.fastest(X, weights, asked.append, lambda call: (call(), fake_measure(asked[-1]))[1])
+
+
+def test_the_fastest_is_measured_once(cache):
+    asked = []
+    config = tuned(asked)
+    assert config.split == 4 and len(asked) > 10
+    again = []
+    assert tuned(again) == config and again == []
+    assert not list(cache.rglob("*.part"))
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"1": {"colour": 3}}', '{"1": 5}'])
+def test_a_damaged_cache_is_measured_anew(cache, damage):
+    tuned([])
+    (file,) = cache.rglob("*.json")
+    file.write_text(damage)
+    asked = []
+    tuned(asked)
+    assert asked and json.loads(file.read_text())
