@@ -9,11 +9,13 @@ from qlab.plots.kernels import instruction_bars, roofline, tile_layout
 from qlab.plots.kquants import decode_speed, kl_changes, search_steps
 from qlab.plots.memory import memory_stack
 from qlab.plots.position import loss_by_position
+from qlab.plots.roofline import batch_roofline, gain_over_batch, weight_instructions
 from qlab.plots.theme import figure, finish, rounded
 from qlab.plots.weights import heatmap, histogram, outlier_map, staircase
 
 __all__ = [
     "alpha_curves",
+    "batch_roofline",
     "bit_costs",
     "by_block",
     "calibration_curves",
@@ -21,6 +23,7 @@ __all__ = [
     "decode_speed",
     "figure",
     "finish",
+    "gain_over_batch",
     "heatmap",
     "histogram",
     "instruction_bars",
@@ -37,4 +40,5 @@ __all__ = [
     "spectrum",
     "staircase",
     "tile_layout",
+    "weight_instructions",
 ]
