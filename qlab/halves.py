@@ -1,9 +1,9 @@
 """Eight 4-bit codes of a 32-bit word become float16, instruction by instruction, in two ways: by magic and plainly.
 
 A register is 32 bits: an integer, or a pair of float16, the low half first. `program` lists what a kernel does for a
-word, `execute` runs it exactly, with one rounding to float16 where the machine rounds. Names are those of NVIDIA's machine
-code, LOP3 and the rest. Nibble k of the word (bits 4k … 4k + 3) is code k; both ways end with the same four pairs,
-codes k and k + 4, as a tensor core's operand wants them.
+word, `execute` runs it exactly, with one rounding to float16 where the machine rounds. Names are those of NVIDIA's
+machine code. Nibble k of the word (bits 4k … 4k + 3) is code k; both ways end with the same four pairs, codes k and
+k + 4, as a tensor core's operand wants them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from qlab.gpus import GPU, HALF, gain, seconds
 from qlab.plots.theme import AMBER, BLUE, DASHES, GREEN, GREY, ORANGE, PURPLE, SERIES, cycle, faded, figure, rounded
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-KINDS = {
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tensor core": (BLUE, ("HMMA", "HGMMA")),
     "convert": (ORANGE, ("I2F",)),
     "cut out bits": (AMBER, ("LOP3", "SHF", "PRMT")),
@@ -55,14 +55,14 @@ def batch_roofline(gpu: GPU, N: int, K: int, weight: float, *, title: str = "", 
 
 
 def _marks(gpu: GPU, M: int, N: int, K: int, weight: float) -> list[go.Scatter]:
-    marks = []
-    kinds = (("float16", HALF, ORANGE, "diamond"), (f"{weight:.3g} bytes a weight", weight, BLUE, "circle"))
-    for name, size, colour, symbol in kinds:
+    def mark(name: str, size: float, colour: str, symbol: str) -> go.Scatter:
         x, y = _reached(gpu, M, N, K, size)
-        marks.append(go.Scatter(name=name, x=rounded([x], 3), y=rounded([y], 3), mode="markers",
-                                marker={"size": 13, "symbol": symbol, "color": colour},
-                                hovertemplate=name + ": %{y} TFLOP/s at %{x} operations a byte<extra></extra>"))  # fmt: skip
-    return marks
+        told = name + ": %{y} TFLOP/s at %{x} operations a byte<extra></extra>"
+        marker = {"size": 13, "symbol": symbol, "color": colour}
+        return go.Scatter(name=name, x=rounded([x], 3), y=rounded([y], 3), mode="markers", marker=marker,
+                          hovertemplate=told)  # fmt: skip
+
+    return [mark("float16", HALF, ORANGE, "diamond"), mark(f"{weight:.3g} bytes a weight", weight, BLUE, "circle")]
 
 
 def _told(gpu: GPU, M: int, N: int, K: int, weight: float) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def gain_over_batch(
 
 def per_weight(row: Mapping[str, Any]) -> dict[str, float]:
     """Instructions of a row of the record by what they are for, each per weight of a thread."""
-    told = {kind: sum(row["loop"].get(name, 0) for name in names) for kind, (_, names) in KINDS.items()}
+    told = {kind: sum(row["loop"].get(name, 0) for name in made[1]) for kind, made in KINDS.items()}
     return {kind: n / row["weights"] for kind, n in (told | {REST: row["total"] - sum(told.values())}).items()}
 
 
