@@ -110,7 +110,7 @@ def weight_instructions(rows: Sequence[Mapping[str, Any]], *, title: str = "", c
             marker={"color": faded(colour, 0.85), "line": {"color": colour, "width": 1}},
             hovertemplate="%{y}, " + kind + ": %{x}<extra></extra>",
         )
-        for kind, colour in {kind: colour for kind, (colour, _) in KINDS.items()} | {REST: GREY}.items()
+        for kind, colour in [(kind, made[0]) for kind, made in KINDS.items()] + [(REST, GREY)]
     ]
     fig = figure(*bars, title=title, x="instructions for one weight", caption=caption, height=200 + 34 * len(names))
     legend = {"y": 0, "yref": "container", "yanchor": "bottom", "x": 0, "xref": "container", "traceorder": "normal"}
