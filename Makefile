@@ -60,6 +60,7 @@ record: setup ## make the recorded tables of data/records again (five hours)
 	@$(BIN)/python scripts/make_record_bit_widths.py
 	@$(BIN)/python scripts/make_record_unpack_cost.py
 	@PYTHONPATH=$$($(BIN)/python scripts/build_llama_cpp.py --fast) $(BIN)/python scripts/make_record_cpu_kernels.py
+	@$(BIN)/python scripts/make_record_kernel_steps.py
 
 bench: setup ## this machine's read ceiling, each operation beside a plain copy, each CPU kernel beside the ceiling
 	@$(BIN)/python -m qlab.bench

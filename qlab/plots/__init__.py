@@ -11,11 +11,13 @@ from qlab.plots.kquants import decode_speed, kl_changes, search_steps
 from qlab.plots.memory import memory_stack
 from qlab.plots.packing import by_bits
 from qlab.plots.position import loss_by_position
+from qlab.plots.roofline import batch_roofline, gain_over_batch, weight_instructions
 from qlab.plots.theme import figure, finish, rounded
 from qlab.plots.weights import heatmap, histogram, outlier_map, staircase
 
 __all__ = [
     "alpha_curves",
+    "batch_roofline",
     "bit_costs",
     "by_bits",
     "by_block",
@@ -26,6 +28,7 @@ __all__ = [
     "finish",
     "gpu_bandwidth",
     "gpu_ratios",
+    "gain_over_batch",
     "heatmap",
     "histogram",
     "instruction_bars",
@@ -42,4 +45,5 @@ __all__ = [
     "spectrum",
     "staircase",
     "tile_layout",
+    "weight_instructions",
 ]

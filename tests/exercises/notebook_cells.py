@@ -9,11 +9,16 @@ import nbformat
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
-def tagged(lesson: str, tag: str) -> str:
-    """Source of the one cell of notebooks/<lesson>*.ipynb that carries `tag`."""
+def all_tagged(lesson: str, tag: str) -> list[str]:
+    """Sources of the cells of notebooks/<lesson>*.ipynb that carry `tag`, in order."""
     (path,) = NOTEBOOKS.glob(f"{lesson}*.ipynb")
     cells = nbformat.read(path, as_version=4).cells
-    (source,) = [cell.source for cell in cells if tag in cell.metadata.get("tags", [])]
+    return [cell.source for cell in cells if tag in cell.metadata.get("tags", [])]
+
+
+def tagged(lesson: str, tag: str) -> str:
+    """Source of the one cell of notebooks/<lesson>*.ipynb that carries `tag`."""
+    (source,) = all_tagged(lesson, tag)
     return source
 
 
