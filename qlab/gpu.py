@@ -70,7 +70,9 @@ class TritonWeights:
             raise QlabError(f"weights are packed for {self.dtype} inputs on {self.device}, the input is {X.dtype} on "
                             f"{X.device}: convert the input, or load the model again with that dtype")  # fmt: skip
         parts = (W.codes, W.params, W.codebook, W.order)
-        return torch.ops.qlab.multiply_gpu(X, *parts, W.table, W.bits, W.shape[1], W.group, W.has_zero)
+        # torch.compile's own CUDA graphs suffer no tensor that outlives a call, such as the kernels' counters
+        counted = not torch.compiler.is_compiling()
+        return torch.ops.qlab.multiply_gpu(X, *parts, W.table, W.bits, W.shape[1], W.group, W.has_zero, counted)
 
     def dequantize(self) -> Tensor:
         """W_hat [out, in] in `dtype`, as the kernels see it."""
@@ -208,15 +210,15 @@ def _codebook(Q: QTensor) -> Tensor | None:
 @torch.library.custom_op("qlab::multiply_gpu", mutates_args=())
 def _multiply(
     X: Tensor, codes: Tensor, params: Tensor, codebook: Tensor | None, order: Tensor | None, table: list[int] | None,
-    bits: int, columns: int, group: int, has_zero: bool
+    bits: int, columns: int, group: int, has_zero: bool, counted: bool
 ) -> Tensor:  # fmt: skip
     triton = kernels()
     shape = (codes.shape[2], columns)
     constants = None if table is None else tuple(table)
     weights = triton.Weights(bits, shape, group, codes, params, has_zero, X.dtype, codebook, order, constants)
-    return triton.multiply(X.contiguous(), weights)
+    return triton.multiply(X.contiguous(), weights, deterministic=not counted)
 
 
 @_multiply.register_fake
-def _(X, codes, params, codebook, order, table, bits, columns, group, has_zero):  # type: ignore[no-untyped-def]
+def _(X, codes, params, codebook, order, table, bits, columns, group, has_zero, counted):  # type: ignore[no-untyped-def]
     return X.new_empty(X.shape[0], codes.shape[2])
