@@ -42,7 +42,7 @@ def half(bits: int) -> float:
 def to_half(x: float) -> int:
     """The 16 bits of x rounded to float16, half to even; infinite where it is too large."""
     try:
-        return int(struct.unpack("<H", struct.pack("<e", x))[0])
+        return int(struct.unpack("<H", struct.pack("<e", float(x)))[0])
     except OverflowError:
         return 0xFC00 if x < 0 else 0x7C00
 
