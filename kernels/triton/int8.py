@@ -81,7 +81,7 @@ def int8_gemm(x, x_scale, w, params, out, M, N, width, BITS: tl.constexpr, GROUP
         for i in tl.static_range(BLOCK // (2 * H)):
             X = tl.load(x + om.to(tl.int64)[:, None] * width + block * BLOCK + i * 2 * H + ob[None, :],
                         mask=om[:, None] < M, other=0)  # fmt: skip
-            total = tl.dot(signed_bytes(q, BITS, i, ASM), X.trans(), total)
+            total = tl.dot(signed_bytes(q, BITS, i, ASM), X.trans(), total, out_dtype=tl.int32)
             if GROUP and (i + 1 == BLOCK // (2 * H) or ((i + 1) * 2 * H) % SPAN == 0):
                 scale = scale_of(here, i * 2, H, SPAN, PAIRS, DTYPE).to(tl.float32) * FACTOR
                 acc = tl.fma(total.to(tl.float32), tl.broadcast_to(scale[:, None], acc.shape), acc)
