@@ -1,11 +1,11 @@
 import { choice, html, panel, slider } from "./draw.js";
-import { fields, operations, packWords, planes, readCode, straddling } from "./words.js";
+import { RUN, WORD, fields, operations, packWords, planes, readCode, straddling } from "./words.js";
 
-const RUN = 32, LAYOUTS = { stream: "Dense stream", planes: "Planes" };
+const LAYOUTS = { stream: "Dense stream", planes: "Planes" };
 
 /** Which code a bit of a word belongs to, and in which of its fields: {word: [[code, field, place in the code], …]}. */
 export function owners(layout, bits) {
-  const words = Array.from({ length: bits }, () => Array(RUN).fill(null));
+  const words = Array.from({ length: bits }, () => Array(WORD).fill(null));
   for (let code = 0; code < RUN; code++) {
     fields(layout, bits, code).forEach((f, part) => {
       for (let k = 0; k < f.width; k++) words[f.word][f.shift + k] = [code, part, f.bit + k];
@@ -71,7 +71,7 @@ function drawCodes(view, choose) {
 function drawWords(view, choose) {
   const { layout, bits, words } = view, owned = owners(layout, bits);
   const lines = owned.map((cells, n) => html("div", { class: "packed-word" }, html("b", {}, `${n}`), ...cells.map((_, k) => {
-    const at = RUN - 1 - k, [code, part, bit] = cells[at], shade = shadeOf(layout, bits, code, part);
+    const at = WORD - 1 - k, [code, part, bit] = cells[at], shade = shadeOf(layout, bits, code, part);
     const cell = html("i", { class: `${shade}${frame(view, code)}`, title: `bit ${at} of word ${n}: bit ${bit} of code ${code}` },
       String((words[n] >>> at) & 1));
     cell.addEventListener("click", () => choose(code));
