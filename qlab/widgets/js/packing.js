@@ -28,7 +28,7 @@ function render({ model, el }) {
     title: "Codes in words",
     caption: `${model.get("source")} Bit 31 of a word is on the left, bit 0 on the right. Neighbouring codes alternate between a light and `
       + "a dark shade; of several planes the second is orange, the third green. Framed: the bits of the chosen code; dashed: those of "
-      + "the code that is unpacked with it. Choose a code with the slider, or click one of its bits.",
+      + "the code that is unpacked with it. Empty: what 8 bits would take besides. Choose a code with the slider, or click one of its bits.",
   });
   const update = (change) => { Object.assign(state, change); draw(); };
   const place = slider({ label: "Code", min: 0, max: RUN - 1, value: state.code }, (code) => update({ code }));
@@ -77,7 +77,8 @@ function drawWords(view, choose) {
     cell.addEventListener("click", () => choose(code));
     return cell;
   })));
-  return html("div", { class: "packed-words", role: "img", "aria-label": `${bits} words of 32 bits` }, ...lines);
+  const spared = Array.from({ length: 8 - bits }, (_, n) => html("div", { class: "packed-word spared" }, html("b", {}, `${bits + n}`), html("span", {})));
+  return html("div", { class: "packed-words", role: "img", "aria-label": `${bits} words of 32 bits` }, ...lines, ...spared);
 }
 
 /** The colour tells the plane, light and dark tell a code from the next one in the word. */
