@@ -62,6 +62,14 @@ def test_the_sentence():
         assert f"{words.operations(layout, bits):.2f} operations a code" in sentence
 
 
+def test_where_a_code_lies_in_words():
+    asked = [["stream", 3, 10], ["stream", 4, 0], ["planes", 5, 9]]
+    assert call("packing.js", "located", *asked) == [
+        "Code 10: bits 30–31 of word 0, bit 0 of word 1.", "Code 0: bits 0–3 of word 0.",
+        "Code 9: bits 16–19 of word 1, bit 18 of word 4.",
+    ]  # fmt: skip
+
+
 def test_the_widget_is_small_and_shows_real_weights(fixture):
     widget = packing_view(fixture)
     assert sorted(widget.codes) == [str(bits) for bits in range(1, 9)]

@@ -22,6 +22,13 @@ export function told(layout, bits) {
   return `Stored: ${4 * bits} bytes for 32 codes, ${where}. Unpacked: ${each} operations a code. Multiplied: in fp16, as at every width.`;
 }
 
+/** Where a code lies, in a sentence. */
+export function located(layout, bits, code) {
+  const places = fields(layout, bits, code).map(({ word, shift, width }) =>
+    `${width > 1 ? `bits ${shift}–${shift + width - 1}` : `bit ${shift}`} of word ${word}`);
+  return `Code ${code}: ${places.join(", ")}.`;
+}
+
 function render({ model, el }) {
   const all = model.get("codes"), state = { layout: "stream", bits: model.get("bits"), code: model.get("first") };
   const { controls, stage, readout } = panel(el, {
@@ -47,7 +54,7 @@ function render({ model, el }) {
     const { layout, bits, code } = state, codes = all[String(bits)], words = packWords(layout, bits, codes);
     const view = { layout, bits, code, codes, words, partner: layout === "planes" ? code ^ 1 : -1 };
     stage.replaceChildren(drawCodes(view, choose), drawWords(view, choose), drawSteps(view));
-    readout.textContent = told(layout, bits);
+    readout.textContent = `${located(layout, bits, code)} ${told(layout, bits)}`;
   }
 
   draw();
