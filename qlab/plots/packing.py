@@ -24,7 +24,7 @@ def by_bits(
         for i, (name, values) in enumerate(series.items())
     ]
     fig = figure(*lines, title=title, x="bits of a code", y=y, caption=caption)
-    bottom = 56 + 24 * len(series)  # the legend below the axis, a line for each name on a narrow page
+    bottom = 56 + 14 * len(series)  # the legend below the axis, a line for each name on a narrow page
     legend = {"y": 0, "yref": "container", "yanchor": "bottom", "x": 0, "xref": "container"}
     fig.update_layout(legend=legend, margin={"t": fig.layout.margin.t - 24, "b": bottom})
     fig.update_layout(height=fig.layout.height + bottom - 48)

@@ -2,11 +2,13 @@
 
 import json
 import random
+import subprocess
 
 import pytest
 
 from qlab import load_fixture, words
 from qlab.errors import QlabError
+from qlab.widgets.base import module
 from qlab.widgets.packing import STRADDLING, codes_of, packing_view
 from tests.widgets.node import call
 
@@ -60,6 +62,14 @@ def test_the_sentence():
         assert f"{words.operations(layout, bits):.2f} operations a code" in sentence
 
 
+def test_where_a_code_lies_in_words():
+    asked = [["stream", 3, 10], ["stream", 4, 0], ["planes", 5, 9]]
+    assert call("packing.js", "located", *asked) == [
+        "Code 10: bits 30–31 of word 0, bit 0 of word 1.", "Code 0: bits 0–3 of word 0.",
+        "Code 9: bits 16–19 of word 1, bit 18 of word 4.",
+    ]  # fmt: skip
+
+
 def test_the_widget_is_small_and_shows_real_weights(fixture):
     widget = packing_view(fixture)
     assert sorted(widget.codes) == [str(bits) for bits in range(1, 9)]
@@ -77,3 +87,10 @@ def test_the_widget_is_small_and_shows_real_weights(fixture):
 def test_a_run_that_is_not_there_is_named(fixture):
     with pytest.raises(QlabError, match="no run of 32 weights at row 0, column 16"):
         codes_of(fixture, 3, 0, 16)
+
+
+def test_the_modules_together_are_one_that_parses(tmp_path):
+    whole = tmp_path / "whole.mjs"
+    whole.write_text(module("packing.js"))
+    assert call("words.js", "planes", [7]) == [[4, 2, 1]]  # node is here
+    assert subprocess.run(["node", "--check", whole], capture_output=True).returncode == 0

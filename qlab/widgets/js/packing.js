@@ -1,11 +1,11 @@
 import { choice, html, panel, slider } from "./draw.js";
-import { fields, operations, packWords, planes, readCode, straddling } from "./words.js";
+import { RUN, WORD, fields, operations, packWords, planes, readCode, straddling } from "./words.js";
 
-const RUN = 32, LAYOUTS = { stream: "Dense stream", planes: "Planes" };
+const LAYOUTS = { stream: "Dense stream", planes: "Planes" };
 
 /** Which code a bit of a word belongs to, and in which of its fields: {word: [[code, field, place in the code], …]}. */
 export function owners(layout, bits) {
-  const words = Array.from({ length: bits }, () => Array(RUN).fill(null));
+  const words = Array.from({ length: bits }, () => Array(WORD).fill(null));
   for (let code = 0; code < RUN; code++) {
     fields(layout, bits, code).forEach((f, part) => {
       for (let k = 0; k < f.width; k++) words[f.word][f.shift + k] = [code, part, f.bit + k];
@@ -22,13 +22,20 @@ export function told(layout, bits) {
   return `Stored: ${4 * bits} bytes for 32 codes, ${where}. Unpacked: ${each} operations a code. Multiplied: in fp16, as at every width.`;
 }
 
+/** Where a code lies, in a sentence. */
+export function located(layout, bits, code) {
+  const places = fields(layout, bits, code).map(({ word, shift, width }) =>
+    `${width > 1 ? `bits ${shift}–${shift + width - 1}` : `bit ${shift}`} of word ${word}`);
+  return `Code ${code}: ${places.join(", ")}.`;
+}
+
 function render({ model, el }) {
   const all = model.get("codes"), state = { layout: "stream", bits: model.get("bits"), code: model.get("first") };
   const { controls, stage, readout } = panel(el, {
     title: "Codes in words",
     caption: `${model.get("source")} Bit 31 of a word is on the left, bit 0 on the right. Neighbouring codes alternate between a light and `
       + "a dark shade; of several planes the second is orange, the third green. Framed: the bits of the chosen code; dashed: those of "
-      + "the code that is unpacked with it. Choose a code with the slider, or click one of its bits.",
+      + "the code that is unpacked with it. Empty: what 8 bits would take besides. Choose a code with the slider, or click one of its bits.",
   });
   const update = (change) => { Object.assign(state, change); draw(); };
   const place = slider({ label: "Code", min: 0, max: RUN - 1, value: state.code }, (code) => update({ code }));
@@ -47,7 +54,7 @@ function render({ model, el }) {
     const { layout, bits, code } = state, codes = all[String(bits)], words = packWords(layout, bits, codes);
     const view = { layout, bits, code, codes, words, partner: layout === "planes" ? code ^ 1 : -1 };
     stage.replaceChildren(drawCodes(view, choose), drawWords(view, choose), drawSteps(view));
-    readout.textContent = told(layout, bits);
+    readout.textContent = `${located(layout, bits, code)} ${told(layout, bits)}`;
   }
 
   draw();
@@ -71,13 +78,14 @@ function drawCodes(view, choose) {
 function drawWords(view, choose) {
   const { layout, bits, words } = view, owned = owners(layout, bits);
   const lines = owned.map((cells, n) => html("div", { class: "packed-word" }, html("b", {}, `${n}`), ...cells.map((_, k) => {
-    const at = RUN - 1 - k, [code, part, bit] = cells[at], shade = shadeOf(layout, bits, code, part);
+    const at = WORD - 1 - k, [code, part, bit] = cells[at], shade = shadeOf(layout, bits, code, part);
     const cell = html("i", { class: `${shade}${frame(view, code)}`, title: `bit ${at} of word ${n}: bit ${bit} of code ${code}` },
       String((words[n] >>> at) & 1));
     cell.addEventListener("click", () => choose(code));
     return cell;
   })));
-  return html("div", { class: "packed-words", role: "img", "aria-label": `${bits} words of 32 bits` }, ...lines);
+  const spared = Array.from({ length: 8 - bits }, (_, n) => html("div", { class: "packed-word spared" }, html("b", {}, `${bits + n}`), html("span", {})));
+  return html("div", { class: "packed-words", role: "img", "aria-label": `${bits} words of 32 bits` }, ...lines, ...spared);
 }
 
 /** The colour tells the plane, light and dark tell a code from the next one in the word. */

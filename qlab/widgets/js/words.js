@@ -1,6 +1,7 @@
 // Codes in 32-bit words, equal to qlab/words.py for every layout, width and code (tests/widgets/test_packing.py).
 
-const RUN = 32, WORD = 32, HALF = 16, MAGIC = 0x6400, BASE = 1024;
+export const RUN = 32, WORD = 32;
+const HALF = 16, MAGIC = 0x6400, BASE = 1024;
 
 /** Widths of a code's planes, the low bits first. */
 export function planes(bits) {
