@@ -51,7 +51,8 @@ def batch_roofline(gpu: GPU, N: int, K: int, weight: float, *, title: str = "", 
     fig.update_layout(legend={"x": 0.98, "y": 0.05, "xanchor": "right", "yanchor": "bottom", "orientation": "v"})
     decades = [1, 10, 100, 1000]
     axis = {"type": "log", "tickvals": decades, "ticktext": [str(tick) for tick in decades]}
-    return fig.update_xaxes(**axis).update_yaxes(**axis).update_layout(margin_b=130, margin_t=fig.layout.margin.t - 20)
+    fig.update_xaxes(**axis).update_yaxes(**axis, range=[0.2, 3.7])  # room for the words above the roof
+    return fig.update_layout(margin_b=130, margin_t=fig.layout.margin.t - 20)
 
 
 def _marks(gpu: GPU, M: int, N: int, K: int, weight: float) -> list[go.Scatter]:
