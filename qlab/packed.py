@@ -66,7 +66,7 @@ class Packed:
         """X̂ · W_hatᵀ, float32 [tokens, rows], of X float32 [tokens, columns]; of floats X̂ is X.
 
         Beside quantized weights X is rounded to 8 bits by block; half: blocks of 32 inputs store their scale in
-        float16, as llama.cpp's do. An input with a NaN or an infinity gives NaN for its whole token.
+        float16, as llama.cpp's do; there an input with a NaN or an infinity gives NaN for its whole token.
         """
         X = X if self.order is None else X[:, self.order]
         Y = torch.empty(len(X), self.shape[0])

@@ -124,6 +124,19 @@ def test_a_float_folder_runs_in_the_block_too(model, dtype, tmp_path):
     assert (PackedDecoder(loaded.model, 40).read(ids) - wanted).norm() <= 1e-5 * wanted.norm()
 
 
+def test_a_tied_matrix_is_found_under_either_name(model, tmp_path):
+    folder = Path(model("llama").name).parent
+    shutil.copytree(folder, tmp_path / "head", ignore=shutil.ignore_patterns("*.gguf"))
+    file = tmp_path / "head" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, file, {"format": "pt"})
+    loaded, ids = load(tmp_path / "head", packed=True, activations="int8"), ids_of(9)
+    assert why_not_packed(loaded.model) is None
+    wanted = TorchDecoder(load(folder).model).read(ids)
+    assert (PackedDecoder(loaded.model, 9).read(ids) - wanted).norm() <= 1e-5 * wanted.norm()
+
+
 def test_a_folder_whose_tensors_have_other_names_is_left_to_transformers(model, tmp_path):
     folder = Path(model("llama").name).parent
     shutil.copytree(folder, tmp_path / "old", ignore=shutil.ignore_patterns("*.gguf"))

@@ -170,7 +170,7 @@ inline void product_of_floats(const Tiles& w, const float* x, float* y, int64_t 
     for (int s = 0; s < S; ++s) {
       const uint8_t* mine = numbers + ((s / H * columns + k) * kRows + row_of(s)) * kBytes;
       if constexpr (M == 1)
-        if (s % H == 0 && k % (kLine ? kLine : 1) == 0) V::prefetch(mine + V::kAhead);
+        if (s % H == 0 && k % kLine == 0) V::prefetch(mine + V::kAhead);
       const typename V::Float u = floats_of<V, F>(mine);
 #pragma GCC unroll 16
       for (int m = 0; m < M; ++m) acc[s][m] = V::fma(u, V::all(x[k * M + m]), acc[s][m]);

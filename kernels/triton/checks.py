@@ -62,7 +62,7 @@ def check_group(group: int, K: int) -> None:
 def _check_order(order: Tensor | None, K: int) -> None:
     if order is None:
         return
-    require(order.shape == (K,) and order.dtype in (torch.int32, torch.int64),
+    require(order.shape == (K,) and order.dtype == torch.int64,
             f"order is {order.dtype} {list(order.shape)}: give int64 [K] with K = {K}")  # fmt: skip
     expected = torch.arange(K, device=order.device, dtype=order.dtype)
     require(bool((order.sort().values == expected).all()), f"order is no permutation of 0 … {K - 1}")
@@ -74,7 +74,7 @@ def check_input(X: Tensor, weights: Weights, out: Tensor | None) -> None:
     require(X.dim() == 2 and X.shape[1] == K, f"X is {list(X.shape)}: give [M, K] with K = {K}")
     require(X.dtype == weights.dtype, f"X is {X.dtype}, the weights were packed for {weights.dtype}: convert X")
     require(X.device == weights.codes.device, f"X is on {X.device}, weights on {weights.codes.device}: move one")
-    require(X.stride(1) == 1 or X.shape[1] == 1, f"X has stride {X.stride(1)} along K: call X.contiguous()")
+    require(X.stride(1) == 1, f"X has stride {X.stride(1)} along K: call X.contiguous()")
     check_aligned("X", X)
     require(X.stride(0) % 8 == 0 or X.shape[0] == 1,
             f"rows of X are {X.stride(0)} elements apart, no multiple of 8: call X.contiguous()")  # fmt: skip

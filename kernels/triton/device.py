@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import triton
@@ -68,7 +70,7 @@ def fits(config: Config, weights: Weights, device: torch.device) -> bool:
 
 def fit(config: Config, weights: Weights, device: torch.device) -> Config:
     """The table's configuration for a device with less room: fewer stages, then fewer rows in a tile."""
-    while not fits(config, weights, device) and config.BM > 8:
+    while not fits(config, weights, device) and (config.stages > 2 or config.BM > 8):
         smaller = {"stages": config.stages - 1} if config.stages > 2 else {"BM": config.BM // 2}
         config = replace(config, **smaller)
     return config
@@ -80,6 +82,21 @@ def check_room(config: Config, weights: Weights, device: torch.device) -> None:
     if needed > limit:
         raise ValueError(f"{config.kernel} with tiles of {config.BM} × {config.BN} needs {needed} bytes of shared "
                          f"memory, the device has {limit} for a block: give smaller tiles, or 'dense'")  # fmt: skip
+
+
+def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run it on the device of its first tensor or Weights: Triton launches on the current one."""
+
+    @functools.wraps(function)
+    def run(*given: Any, **named: Any) -> Any:
+        tensors = (getattr(one, "codes", one) for one in (*given, *named.values()))
+        device = next((tensor.device for tensor in tensors if isinstance(tensor, Tensor)), None)
+        if device is None or device.type != "cuda":
+            return function(*given, **named)
+        with torch.cuda.device(device):
+            return function(*given, **named)
+
+    return run
 
 
 _COUNTERS: dict[tuple[torch.device, int], Tensor] = {}

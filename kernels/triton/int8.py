@@ -29,15 +29,17 @@ def round_rows(x, codes, scale, K, width, stride, TOP: tl.constexpr, BLOCK: tl.c
     # byte p of a block: pairs of bytes hold two parts; the next 2H bytes the two parts after those
     column = (p // (2 * H)) * (2 * H) + (p % 2) * H + (p % (2 * H)) // 2
     top = tl.full((BLOCK,), 0, tl.float32)
+    bad = tl.full((BLOCK,), 0, tl.float32)  # maxima pass over NaN
     for start in range(0, width, BLOCK):
         X = tl.load(x + row * stride + start + p, mask=start + p < K, other=0.0)
         top = tl.maximum(top, tl.abs(X.to(tl.float32)))
+        bad = tl.maximum(bad, tl.where(X == X, 0.0, 1.0))
     most = tl.reduce(top, 0, larger)
     s = tl.where(most == 0, 1.0, tl.div_rn(most, TOP * 1.0))
     for start in range(0, width, BLOCK):
         X = tl.load(x + row * stride + start + column, mask=start + column < K, other=0.0).to(tl.float32)
         tl.store(codes + row * width + start + p, nearest_even(tl.div_rn(X, s)).to(tl.int8))
-    tl.store(scale + row, s)
+    tl.store(scale + row, tl.where(tl.reduce(bad, 0, larger) > 0, float("nan"), s))
 
 
 @triton.jit
@@ -93,6 +95,7 @@ def int8_gemm(x, x_scale, w, params, out, M, N, width, BITS: tl.constexpr, GROUP
              mask=(om[:, None] < M) & (on[None, :] < N))  # fmt: skip
 
 
+@device.on_device
 def multiply_int8(X: Tensor, weights: Weights, *, bits: int = 8) -> Tensor:
     """X [M, K] rounded row by row to `bits` (8, or 4: simulated, in bytes) times Wᵀ → [M, N] in X's dtype.
 

@@ -20,6 +20,7 @@ from .weights import Weights
 LENGTH = 1024  # numbers that one program of add_shares adds
 
 
+@device.on_device
 def multiply(
     X: Tensor, weights: Weights, out: Tensor | None = None, *, deterministic: bool = False,
     kernel: str | Config | None = None, tune: bool = False,
@@ -79,6 +80,7 @@ def run(X: Tensor, weights: Weights, out: Tensor, config: Config, deterministic:
     return out
 
 
+@device.on_device
 def dequantize(weights: Weights) -> Tensor:
     """W_hat [N, K] in the weights' dtype, its columns in the order of X's."""
     device.check(weights.codes, weights.dtype)

@@ -85,6 +85,7 @@ def encode(w, scale, zero, table, words, N, K, GROUP, BITS: tl.constexpr, RULE: 
     tl.store(words + at, packed.to(tl.int16), mask=on[:, None] < N)
 
 
+@device.on_device
 def quantize(
     W: Tensor, bits: int = 4, group: int = 128, rule: str = "sym", *, codebook: Tensor | None = None,
     dtype: torch.dtype = torch.float16,
@@ -95,6 +96,8 @@ def quantize(
     power of two from 32, or K. Scales are stored in `dtype`, and W is rounded on the stored ones. Errors: ValueError.
     """
     device.check(W, torch.float16)
+    require(dtype in (torch.float16, torch.bfloat16), f"dtype is {dtype}: give float16 or bfloat16")
+    require(group > 0, f"group is {group}: give a power of two of at least 32, or K")
     check_quantize(W, bits, group, rule, codebook)
     (N, K), groups, H = W.shape, W.shape[1] // group, part_columns(bits, group, W.shape[1])
     scale = torch.empty(groups, N, dtype=torch.float32, device=W.device)
@@ -104,6 +107,7 @@ def quantize(
         W, scale, zero, N, K, group, TOP=2**bits - 1, RULE=rule, BN=BN, CHUNK=chunk, **device.OPTIONS
     )
     scale = scale.to(dtype)
+    require(bool(scale.isfinite().all()), f"a scale is beyond {dtype}: the weights are too large for it")
     book = torch.zeros(16, device=W.device) if codebook is None else codebook.to(W.device, dtype)
     blocks = -(-K // (H * parts(bits)))
     words = torch.empty(blocks, 1, N, H, dtype=torch.int16, device=W.device)

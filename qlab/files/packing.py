@@ -30,15 +30,20 @@ def put_packed(model: PreTrainedModel, tensors: PackedTensors, dtype: torch.dtyp
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     table: Packed | None = None
+    tied = False
     if cpu.available and isinstance(embedding, nn.Embedding):
-        found = _checked(tensors, _name_of(model, embedding), embedding)
+        names = [_name_of(model, embedding)]
+        if isinstance(head, nn.Linear) and head.weight is embedding.weight:
+            names.append(_name_of(model, head))
+        stored = [name for name in names if f"{name}.weight" in tensors]
+        tied = len(names) == 2 and len(stored) == 1  # where a file holds both, they are not tied
+        found = _checked(tensors, stored[0], embedding) if stored else None
         table = found if isinstance(found, Packed) else None
     for name, module in list(model.named_modules()):
         if module is embedding and table is not None:
             model.set_submodule(name, QEmbedding(table, dtype, float(getattr(module, "embed_scale", 1.0))))
         elif isinstance(module, nn.Linear):
-            tied = module is head and f"{name}.weight" not in tensors and module.weight is embedding.weight
-            W = table if tied else _checked(tensors, name, module)
+            W = table if tied and module is head else _checked(tensors, name, module)
             if W is not None:
                 bias = None
                 if module.bias is not None:

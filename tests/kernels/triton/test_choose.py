@@ -37,6 +37,16 @@ def test_stages_give_way_to_a_small_device(monkeypatch):
         kernels.multiply(inputs(1, 1024), weights, kernel=config)
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("capability", [80, 90])
+def test_every_width_fits_a_small_device(bits, capability, monkeypatch):
+    monkeypatch.setattr(device, "shared_limit", lambda _: 101376)
+    weights = case(bits, 128, 256, 128).weights
+    for M in (1, 8, 16, 64, 100, 2000):
+        config = device.fit(choose.choose(M, capability, weights.part), weights, torch.device("cpu"))
+        assert device.fits(config, weights, torch.device("cpu"))
+
+
 def test_no_gpu_and_an_old_gpu(monkeypatch):
     monkeypatch.setattr(device, "INTERPRETED", False)
     with pytest.raises(RuntimeError, match="the tensors are on cpu: move them to a CUDA GPU"):

@@ -34,3 +34,11 @@ def test_what_is_refused(kind, activations, message):
     one = case(**({"bits": 4, "N": 8, "K": 256, "group": 128} | kind))
     with pytest.raises(ValueError, match=message):
         kernels.multiply_int8(inputs(1, 256), one.weights, bits=activations)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_stays_in_its_row_and_shows(bad):
+    one, X = case(4, 40, 256, 128), inputs(3, 256)
+    X[1, 77] = bad
+    Y = kernels.multiply_int8(X, one.weights)
+    assert not Y[1].isfinite().any() and Y[[0, 2]].isfinite().all()

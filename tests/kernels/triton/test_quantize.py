@@ -50,3 +50,16 @@ REFUSED = [
 def test_what_is_refused(asked, message):
     with pytest.raises(ValueError, match=message):
         kernels.quantize(**({"W": weight()} | asked))
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"dtype": torch.float32}, "dtype is torch.float32: give float16 or bfloat16"),
+        ({"group": 0}, "group is 0: give a power of two"),
+        ({"W": weight() * 1e7}, "a scale is beyond torch.float16"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        kernels.quantize(given.pop("W", weight()), **given)
