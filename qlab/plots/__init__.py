@@ -1,6 +1,7 @@
 """Figures: each function is one call that returns a plotly figure in the shared theme."""
 
 from qlab.plots.awq import alpha_curves
+from qlab.plots.batch import batch_roofline, gain_over_batch, weight_instructions
 from qlab.plots.evaluation import compare_bars, paired_errors, perplexity_protocols, rate_distortion
 from qlab.plots.gguf import bit_costs
 from qlab.plots.gptq import calibration_curves
@@ -11,7 +12,6 @@ from qlab.plots.kquants import decode_speed, kl_changes, search_steps
 from qlab.plots.memory import memory_stack
 from qlab.plots.packing import by_bits
 from qlab.plots.position import loss_by_position
-from qlab.plots.roofline import batch_roofline, gain_over_batch, weight_instructions
 from qlab.plots.theme import figure, finish, rounded
 from qlab.plots.weights import heatmap, histogram, outlier_map, staircase
 

@@ -6,7 +6,7 @@ import pytest
 
 from qlab.widgets.base import JS, Widget, module, style
 
-PARTS = ("quant.js", "draw.js", "blocks.js", "vector.js", "words.js")  # modules that widgets import
+PARTS = ("quant.js", "draw.js", "blocks.js", "vector.js", "words.js", "halves.js")  # modules that widgets import
 WIDGETS = sorted(p.name for p in JS.glob("*.js") if p.name not in PARTS)
 
 

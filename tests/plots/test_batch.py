@@ -6,7 +6,7 @@ import pytest
 
 from qlab import gpus
 from qlab.plots import batch_roofline, gain_over_batch, weight_instructions
-from qlab.plots.roofline import BATCHES, per_weight
+from qlab.plots.batch import BATCHES, per_weight
 from qlab.records import load_record
 
 WEIGHT = gpus.bytes_per_weight(4, 128)
