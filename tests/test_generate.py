@@ -124,14 +124,18 @@ def test_a_float_folder_runs_in_the_block_too(model, dtype, tmp_path):
     assert (PackedDecoder(loaded.model, 40).read(ids) - wanted).norm() <= 1e-5 * wanted.norm()
 
 
+def renamed(folder, copy, rename):
+    """A copy of a model's folder whose tensors have other names."""
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.gguf"))
+    file = copy / "model.safetensors"
+    save_file({rename(name): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    return copy
+
+
 def test_a_tied_matrix_is_found_under_either_name(model, tmp_path):
     folder = Path(model("llama").name).parent
-    shutil.copytree(folder, tmp_path / "head", ignore=shutil.ignore_patterns("*.gguf"))
-    file = tmp_path / "head" / "model.safetensors"
-    tensors = load_file(file)
-    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
-    save_file(tensors, file, {"format": "pt"})
-    loaded, ids = load(tmp_path / "head", packed=True, activations="int8"), ids_of(9)
+    head = renamed(folder, tmp_path / "head", lambda name: name.replace("model.embed_tokens", "lm_head"))
+    loaded, ids = load(head, packed=True, activations="int8"), ids_of(9)
     assert why_not_packed(loaded.model) is None
     wanted = TorchDecoder(load(folder).model).read(ids)
     assert (PackedDecoder(loaded.model, 9).read(ids) - wanted).norm() <= 1e-5 * wanted.norm()
@@ -139,11 +143,8 @@ def test_a_tied_matrix_is_found_under_either_name(model, tmp_path):
 
 def test_a_folder_whose_tensors_have_other_names_is_left_to_transformers(model, tmp_path):
     folder = Path(model("llama").name).parent
-    shutil.copytree(folder, tmp_path / "old", ignore=shutil.ignore_patterns("*.gguf"))
-    file = tmp_path / "old" / "model.safetensors"
-    tensors = {name.removeprefix("model."): tensor for name, tensor in load_file(file).items()}
-    save_file(tensors, file, {"format": "pt"})
-    loaded = load(tmp_path / "old", packed=True, activations="int8")
+    old = renamed(folder, tmp_path / "old", lambda name: name.removeprefix("model."))
+    loaded = load(old, packed=True, activations="int8")
     assert why_not_packed(loaded.model) == "its embedding is not packed"
     ids = ids_of(9)
     assert torch.equal(TorchDecoder(loaded.model).read(ids), TorchDecoder(load(folder).model).read(ids))
