@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
+from interpreted import VARIABLE, interpreter, interpreting  # noqa: F401 (a fixture)
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -18,20 +19,9 @@ from qlab.cli import main as qlab
 from qlab.methods import quantize
 from qlab.nn import QLinear
 
-VARIABLE = "TRITON_INTERPRET"
-
-with pytest.MonkeyPatch.context() as patch:
-    patch.setenv(VARIABLE, "1")
+with interpreting():
     from qlab.kernels.triton.bench import cases, measure, peers, report, timing
     from qlab.kernels.triton.bench import run as bench
-
-
-@pytest.fixture(autouse=True, scope="module")
-def interpreter():
-    assert timing.INTERPRETED, "the kernels were imported before this file, without the interpreter"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, "1")
-        yield
 
 
 def run(root, *arguments, interpret=True, cwd=None):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from ggml.tiny import byte_level
+from interpreted import interpreter, interpreting  # noqa: F401 (a fixture)
 from qtensors import made, size
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -21,19 +22,8 @@ from qlab.models import LoadedModel, load
 from qlab.nn import QLinear, pack_on_gpu, packed_bytes, paths, stored_as
 from qlab.spec import QuantSpec
 
-VARIABLE = "TRITON_INTERPRET"
-
-with pytest.MonkeyPatch.context() as patch:
-    patch.setenv(VARIABLE, "1")
-    from qlab.kernels.triton import launch
-
-
-@pytest.fixture(autouse=True, scope="module")
-def interpreter():
-    assert launch.INTERPRETED, "the kernels were imported before this file, without the interpreter"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, "1")
-        yield
+with interpreting():
+    pass
 
 
 @pytest.fixture

@@ -7,20 +7,10 @@ interpreter multiplies its bits as integers.
 import os
 
 import pytest
+from interpreted import VARIABLE, interpreter, interpreting  # noqa: F401 (a fixture)
 
-VARIABLE = "TRITON_INTERPRET"
-
-with pytest.MonkeyPatch.context() as patch:
-    patch.setenv(VARIABLE, "1")
+with interpreting():
     from qlab.kernels.triton import autotune, int8, launch, quantize, steps  # noqa: F401
-
-
-@pytest.fixture(autouse=True, scope="module")
-def interpreter():
-    assert launch.INTERPRETED, "the kernels were imported before this conftest, without the interpreter"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, "1")
-        yield
 
 
 @pytest.fixture
