@@ -14,8 +14,9 @@ from qlab.streamed import Conversion
 pytestmark = pytest.mark.reference
 
 MEASURE = """
-import json, sys
+import ctypes, json, sys
 from pathlib import Path
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: some systems fill what is only reserved with huge pages
 import torch
 import qlab.from_gguf
 import qlab.models

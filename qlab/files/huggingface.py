@@ -66,7 +66,6 @@ def open_quantized(
         raise QlabError(f"{folder}: config.json says {layout.name}, but no linear is stored so; {AGAIN}")
     if packed is not None:
         put_packed(model, stored, dtype, packed)
-        return_freed_memory()
     fill(model, stored, dtype)
     if extra := [name for name in stored.left() if not ignored(name, model)]:
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
@@ -91,7 +90,6 @@ def open_floats(folder: Path, config: Any, dtype: torch.dtype, packed: str) -> P
     extra = [name for name in stored.left() if name not in places and not ignored(name, model)]
     if extra or not all(any(name in stored for name in names) for names in ties.values()):
         return None
-    return_freed_memory()
     put_packed(model, stored, dtype, packed)
     fill(model, stored, dtype)
     return model

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from qlab.files.stored import Tensors, cast_stored, check_shape
+from qlab.files.stored import Tensors, cast_stored, check_shape, return_freed_memory
 from qlab.kernels import cpu
 from qlab.nn import FloatLinear, QEmbedding, QLinear
 from qlab.packed import Packed
@@ -28,6 +28,7 @@ def put_packed(model: PreTrainedModel, tensors: PackedTensors, dtype: torch.dtyp
 
     inputs: how linears beside quantized weights round theirs (`QLinear`). A tied head shares the embedding's matrix.
     """
+    return_freed_memory()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     table: Packed | None = None
     tied = False
@@ -60,6 +61,7 @@ def _checked(tensors: PackedTensors, name: str, module: nn.Linear | nn.Embedding
     found = tensors.packed(name)
     if found is not None:
         check_shape(tensors, f"{name}.weight", torch.Size(found.shape), module.weight.shape)
+        return_freed_memory()  # or what each matrix is read through stays with the process
     return found
 
 
