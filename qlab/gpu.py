@@ -81,8 +81,9 @@ class TritonWeights:
     def qtensor(self) -> QTensor:
         """The QTensor that was packed; QlabError where packing rounded its scales."""
         spec = self.spec
-        exact = spec.scale is None and spec.rule not in ("offset", "none") and self.dtype == STORED[spec.dtype]
-        if not exact or spec.blocking != "row":
+        if spec.blocking != "row":
+            raise QlabError(f"scales of {spec} were laid out by rows for the GPU: load the model unpacked")
+        if spec.scale is not None or spec.rule in ("offset", "none") or self.dtype != STORED[spec.dtype]:
             raise QlabError(f"scales of {spec} were rounded to {self.dtype} for the GPU: load the model unpacked")
         codes, scale, zero = kernels().unpack(self.weights)
         back = None if self.weights.order is None else self.weights.order.argsort()
@@ -213,6 +214,9 @@ def _multiply(
     bits: int, columns: int, group: int, has_zero: bool, counted: bool
 ) -> Tensor:  # fmt: skip
     triton = kernels()
+    if X.device.type == "cpu" and not triton.device.INTERPRETED:
+        raise QlabError("this layer is packed for a GPU, its input is on the CPU: move model and input to the GPU, or "
+                        "load the model again with device='cpu'")  # fmt: skip
     shape = (codes.shape[2], columns)
     constants = None if table is None else tuple(table)
     weights = triton.Weights(bits, shape, group, codes, params, has_zero, X.dtype, codebook, order, constants)

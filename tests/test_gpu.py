@@ -34,8 +34,8 @@ def everywhere(monkeypatch):
 
 SPECS = (
     "int4-g128-sym", "int4-g64-asym", "int3-row-sym", "int8-g32-asym", "int2-g64-asym", "int1-g32-sym",
-    "int4-tensor-sym", "nf4-g64", "nf4-g64-dq", "q4_0", "q4_1", "q5_1", "q8_0", "q4_k", "q5_k", "iq4_nl",
-    "mxfp4", "tq2_0",
+    "int4-tensor-sym", "nf4-g64", "nf4-g64-dq", "q4_0", "q4_1", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "q3_k",
+    "q2_k", "iq4_nl", "mxfp4", "tq2_0",
 )  # fmt: skip
 SMALL = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
@@ -69,10 +69,19 @@ def test_what_was_packed_comes_back(spec, order):
 def test_rounded_scales_do_not_come_back():
     with pytest.raises(QlabError, match=r"scales of q4_k were rounded to torch.float16"):
         pack_for_gpu(quantize(W, "q4_k")).qtensor()
+    with pytest.raises(QlabError, match=r"scales of int4-tensor-sym were laid out by rows"):
+        pack_for_gpu(quantize(W, "int4-tensor-sym")).qtensor()
+
+
+def test_a_packed_layer_that_was_moved_to_the_cpu_says_what_to_do(monkeypatch):
+    layer = QLinear(pack_for_gpu(quantize(W, "int4-g64-sym"))).to("cpu")
+    monkeypatch.setattr(gpu.kernels().device, "INTERPRETED", False)
+    with pytest.raises(QlabError, match="packed for a GPU, its input is on the CPU: move model and input to the GPU"):
+        layer(inputs(1))
 
 
 REFUSED = [
-    ("q6_k", "group 16 with K = 256"),
+    ("int4-g8-sym", "group 8 with K = 256"),
     ("int4-g96-sym", "groups of 96 do not divide rows of 256"),
     ("e4m3-g32-sym", "256 levels of e4m3 are neither evenly spaced nor 16"),
 ]
@@ -111,7 +120,7 @@ def test_the_layer_multiplies_by_w_hat(spec, tokens, everywhere):
 
 
 def test_a_model_is_packed_and_says_so(everywhere):
-    model = nn.Sequential(QLinear(quantize(W, "int4-g128-sym")), QLinear(quantize(W[:, :48], "q6_k")))
+    model = nn.Sequential(QLinear(quantize(W, "int4-g128-sym")), QLinear(quantize(W[:, :48], "int4-g8-sym")))
     before = packed_bytes(model), stored_as(model)
     left = pack_on_gpu(model, torch.device("cpu"), torch.float16)
     assert list(left) == ["1"] and "has no GPU kernel" in left["1"]
@@ -187,9 +196,9 @@ def replace_available(monkeypatch):
 
 
 def test_a_layer_left_to_torch_warns_once_and_multiplies(monkeypatch):
-    layer = QLinear(quantize(W, "q6_k"))
+    layer = QLinear(quantize(W, "int4-g8-sym"))
     monkeypatch.setattr("qlab.nn.why_not_on", lambda device: None)
-    with pytest.warns(RuntimeWarning, match="q6_k has no GPU kernel"):
+    with pytest.warns(RuntimeWarning, match="int4-g8-sym has no GPU kernel"):
         layer._meet_gpu(torch.device("cpu"), torch.float16)
     assert torch.equal(layer(inputs(2)), nn.functional.linear(inputs(2), layer.W_hat(torch.float16)))
     assert torch.float16 in layer._left_to_torch  # and is not tried again

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import tempfile
@@ -19,9 +21,9 @@ from .choose import Config
 from .weights import Weights
 
 
-def candidates(M: int, capability: int, part: int = 64) -> Iterator[Config]:
+def candidates(M: int, capability: int, bits: int = 4, group: int = 128) -> Iterator[Config]:
     """The table's choice and its neighbours: other splits, a stage more and less, narrower tiles; and dense."""
-    base = choose.choose(M, capability, part)
+    base = choose.choose(M, capability, bits, group)
     yield choose.DENSE
     if base.kernel == "dense":
         base = choose.named("gemm", M, capability)
@@ -38,7 +40,7 @@ Measure = Callable[[Callable[[], Any]], float]
 def fastest(X: Tensor, weights: Weights, run: Callable[[Config], Any], measure: Measure | None = None) -> Config:
     """The configuration that ran fastest; `measure` defaults to Triton's do_bench.
 
-    Rows are tuned in powers of two. A file that is damaged or of another version is measured anew.
+    Rows are tuned in powers of two. What a damaged file says is measured anew.
     """
     path = _path(X.device)
     known = _read(path)
@@ -51,7 +53,7 @@ def fastest(X: Tensor, weights: Weights, run: Callable[[Config], Any], measure: 
 
 def _measured(X: Tensor, weights: Weights, run: Callable[[Config], Any], measure: Measure) -> Config:
     times = {}
-    for config in candidates(X.shape[0], device.capability(X.device), weights.part):
+    for config in candidates(X.shape[0], device.capability(X.device), weights.bits, weights.span):
         if device.fits(config, weights, X.device) and (config.split or 1) <= weights.codes.shape[0]:
             times[config] = measure(lambda config=config: run(config))
     return min(times, key=lambda config: times[config])
@@ -64,10 +66,17 @@ def _key(M: int, weights: Weights) -> str:
 
 
 def _path(where: torch.device) -> Path:
-    """One file for a device's name and a version of Triton."""
+    """One file for a device's name, a version of Triton and of these kernels."""
     base = os.environ.get("QLAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qlab"
     name = "cpu" if device.INTERPRETED else torch.cuda.get_device_name(where).replace(" ", "-")
-    return Path(base) / "triton" / f"{name}-{triton.__version__}.json"
+    return Path(base) / "triton" / f"{name}-{triton.__version__}-{_sources()}.json"
+
+
+@functools.cache
+def _sources() -> str:
+    """A digest of this folder: what was fastest before a kernel changed need not be now."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

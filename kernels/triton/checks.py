@@ -53,10 +53,10 @@ def _shape(tensor: Tensor | None) -> list[int] | None:
 
 
 def check_group(group: int, K: int) -> None:
-    """Groups are powers of two from 32, or a whole row."""
-    power = group >= 32 and group & group - 1 == 0
+    """Groups are powers of two from 16, the columns of a tensor core's operand, or a whole row."""
+    power = group >= 16 and group & group - 1 == 0
     require(K % 32 == 0, f"K = {K} is no multiple of 32: pad the weight's columns")
-    require(power or group == K, f"group {group} with K = {K}: give a power of two of at least 32 that divides K, or K")
+    require(power or group == K, f"group {group} with K = {K}: give a power of two of at least 16 that divides K, or K")
 
 
 def _check_order(order: Tensor | None, K: int) -> None:

@@ -6,7 +6,13 @@ Without a GPU at hand these were chosen by what the compiler makes of them: no s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from .checks import require
+from .unpack import PLANES
+from .weights import part_columns
+
+KERNELS = ("gemv", "skinny", "gemm", "dense")
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,20 @@ class Config:
     swap: bool = True
     split: int | None = None
 
+    def __post_init__(self) -> None:
+        known = (*KERNELS, "int8")
+        require(self.kernel in known, f"there is no kernel {self.kernel!r}: give one of {', '.join(KERNELS)}")
+        for name, least in (("BM", 8), ("BN", 16), ("warps", 1)):
+            found = getattr(self, name)
+            require(isinstance(found, int) and found >= least and found & found - 1 == 0,
+                    f"{name} is {found}: give a power of two from {least}")  # fmt: skip
+        for name, found in (("stages", self.stages), ("split", 1 if self.split is None else self.split)):
+            require(isinstance(found, int) and found >= 1, f"{name} is {found}: give a whole number from 1")
+
 
 # Up to so many rows of X: this. Weights are the left operand throughout: wgmma takes them from registers, and 8 tokens
-# fill it. Up to 32 rows scaling sums is the cheaper, beyond it scaling weights: BM / group against 1/2 for each weight;
-# but where registers end first, weights are scaled.
+# fill it. Scaling sums costs BM / group for each weight, scaling weights 1/2 (`choose` compares them); where registers
+# end first, weights are scaled.
 FEW = {8: Config("gemv", BM=8), 16: Config("skinny", BM=16), 32: Config("skinny", BM=32)}
 AMPERE = FEW | {
     8: Config("gemv", BM=8, late=False),
@@ -43,7 +59,6 @@ HOPPER = FEW | {
 DENSE = Config("dense")
 INT8 = Config("int8", BM=32)  # W4A8 and W8A8
 SPLITS = (1, 2, 4, 8, 16)
-KERNELS = ("gemv", "skinny", "gemm", "dense")
 
 
 def table(capability: int) -> dict[int, Config]:
@@ -51,19 +66,23 @@ def table(capability: int) -> dict[int, Config]:
     return HOPPER if capability >= 90 else AMPERE
 
 
-def choose(M: int, capability: int, part: int = 64) -> Config:
+def choose(M: int, capability: int, bits: int = 4, group: int = 128) -> Config:
     """The configuration for M rows; many rows pay for writing the weights out once, and cuBLAS does the rest.
 
-    `cp.async` copies no less than 4 bytes a thread, so narrow parts (H columns) take more rows than there are.
+    group: columns of a scale, 0 where a row has but one. `cp.async` copies no less than 4 bytes a thread, so narrow
+    parts (H columns) take more rows than there are.
     """
+    part = part_columns(bits, group, 0)
     suited = (config for most, config in table(capability).items() if most >= M and config.BM * part >= 256)
-    return next(suited, DENSE)
+    config = next(suited, DENSE)
+    crowded = config.BM == 8 and len(PLANES[bits]) > 1  # mma of 8 tokens holds all planes in registers
+    late = config.late and not crowded and (group == 0 or group >= 2 * config.BM)
+    return config if late == config.late else replace(config, late=late)
 
 
 def named(kernel: str, M: int, capability: int) -> Config:
     """The configuration of that kernel that suits M rows best. Errors: ValueError for a name that is none."""
-    if kernel not in KERNELS:
-        raise ValueError(f"there is no kernel {kernel!r}: give one of {', '.join(KERNELS)}")
+    require(kernel in KERNELS, f"there is no kernel {kernel!r}: give one of {', '.join(KERNELS)}")
     found = [config for config in table(capability).values() if config.kernel == kernel]
     return next((config for config in found if config.BM >= M), found[-1] if found else DENSE)
 

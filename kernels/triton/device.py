@@ -18,6 +18,7 @@ from .weights import Weights
 INTERPRETED = not isinstance(gemm, triton.runtime.JITFunction)  # TRITON_INTERPRET was set when they were imported
 OPTIONS = {} if INTERPRETED else {"enable_fp_fusion": False}  # what is to be fused says so: equal bits everywhere
 OLDEST = (8, 0)  # bfloat16 on tensor cores and cp.async came with Ampere
+SPARE = 512  # bytes for what the compiler adds
 SHARED = {80: 166912, 90: 232448}  # bytes of shared memory that a block may have (CUDA programming guide)
 
 
@@ -57,15 +58,20 @@ def shared_limit(device: torch.device) -> int:
     return SHARED[90] if INTERPRETED else int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
 
 
-def shared_memory(config: Config, weights: Weights) -> int:
-    """Bytes of shared memory that a configuration's stages hold: a block of W and one of X each."""
+def shared_memory(config: Config, weights: Weights, capability: int) -> int:
+    """Bytes of shared memory that a configuration may take: a block of W and one of X for each stage but the last.
+
+    That one's W goes straight to registers, and before Hopper its X does too. A part of W as floats may pass through
+    shared memory on its way to another layout.
+    """
     _, tiles, _, H = weights.codes.shape
-    return config.stages * 2 * (config.BN * tiles * H + config.BM * weights.block)
+    W, X, part = 2 * config.BN * tiles * H, 2 * config.BM * weights.block, 2 * config.BN * H
+    return (config.stages - 1) * (W + X) + (X if capability >= 90 else 0) + part + SPARE
 
 
 def fits(config: Config, weights: Weights, device: torch.device) -> bool:
     """Whether the device has room for it."""
-    return config.kernel == "dense" or shared_memory(config, weights) <= shared_limit(device)
+    return config.kernel == "dense" or shared_memory(config, weights, capability(device)) <= shared_limit(device)
 
 
 def fit(config: Config, weights: Weights, device: torch.device) -> Config:
@@ -78,10 +84,10 @@ def fit(config: Config, weights: Weights, device: torch.device) -> Config:
 
 def check_room(config: Config, weights: Weights, device: torch.device) -> None:
     """ValueError where a configuration needs more shared memory than a block may have."""
-    needed, limit = shared_memory(config, weights), shared_limit(device)
+    needed, limit = shared_memory(config, weights, capability(device)), shared_limit(device)
     if needed > limit:
-        raise ValueError(f"{config.kernel} with tiles of {config.BM} × {config.BN} needs {needed} bytes of shared "
-                         f"memory, the device has {limit} for a block: give smaller tiles, or 'dense'")  # fmt: skip
+        raise ValueError(f"{config.kernel} with tiles of {config.BM} × {config.BN} takes up to {needed} bytes of "
+                         f"shared memory, the device has {limit} a block: give smaller tiles, or 'dense'")  # fmt: skip
 
 
 def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,15 +106,25 @@ def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _COUNTERS: dict[tuple[torch.device, int], Tensor] = {}
+_FOR_GRAPHS: dict[torch.device, Tensor] = {}
 
 
 def counters(device: torch.device, wanted: int) -> Tensor:
     """At least so many zeros for the running stream; kernels leave them at zero.
 
-    A captured graph gets its own, which it clears at each replay: it may run beside the stream it was captured on.
+    A product in a captured graph gets its own, since the graph may run beside the stream it was captured on. They are
+    cut from a stock that the first call outside a graph lays in; without one the graph clears some at each replay.
     """
-    if INTERPRETED or torch.cuda.is_current_stream_capturing():
+    if INTERPRETED:
         return torch.zeros(wanted, dtype=torch.int32, device=device)
+    if torch.cuda.is_current_stream_capturing():
+        stock = _FOR_GRAPHS.get(device)
+        if stock is None or len(stock) < wanted:
+            return torch.zeros(wanted, dtype=torch.int32, device=device)
+        _FOR_GRAPHS[device] = stock[wanted:]
+        return stock[:wanted]
+    if device not in _FOR_GRAPHS:
+        _FOR_GRAPHS[device] = torch.zeros(1 << 18, dtype=torch.int32, device=device)
     key = (device, torch.cuda.current_stream(device).cuda_stream)
     if key not in _COUNTERS or len(_COUNTERS[key]) < wanted:
         _COUNTERS[key] = torch.zeros(max(wanted, 4096), dtype=torch.int32, device=device)

@@ -93,11 +93,11 @@ def quantize(
     """W [N, K] (float16, bfloat16, float32) rounded to nearest and packed for X of `dtype`.
 
     rule: "sym" or "asym" with 1, 2, 4 or 8 bits, or "table" with `codebook`, 16 rising numbers within ±1. group: a
-    power of two from 32, or K. Scales are stored in `dtype`, and W is rounded on the stored ones. Errors: ValueError.
+    power of two from 16, or K. Scales are stored in `dtype`, and W is rounded on the stored ones. Errors: ValueError.
     """
     device.check(W, torch.float16)
     require(dtype in (torch.float16, torch.bfloat16), f"dtype is {dtype}: give float16 or bfloat16")
-    require(group > 0, f"group is {group}: give a power of two of at least 32, or K")
+    require(group > 0, f"group is {group}: give a power of two of at least 16, or K")
     check_quantize(W, bits, group, rule, codebook)
     (N, K), groups, H = W.shape, W.shape[1] // group, part_columns(bits, group, W.shape[1])
     scale = torch.empty(groups, N, dtype=torch.float32, device=W.device)

@@ -82,15 +82,18 @@ def kernels(capability: int) -> dict[str, Shipped]:
         found[f"int4-g128 {rows}"] = gemm_of(config)
         found[f"int4-g128 {rows} bf16"] = gemm_of(config, "bf16")
         found[f"int4-g128-zero {rows}"] = gemm_of(config, zero=True)
-    one, few, many = (choose.choose(rows, capability) for rows in (1, 16, 64))
+    one, many = (choose.choose(rows, capability) for rows in (1, 64))
     found["int4-g128 8 split"] = gemm_of(one, split=4)
     found["int4-g32-zero 8"], found["int4-g64 8"] = gemm_of(one, group=32, zero=True), gemm_of(one, group=64)
     found["int4-row 8"] = gemm_of(one, group=0)
     found["nf4-g64 8"], found["nf4-g64 64 bf16"] = gemm_of(one, group=64, table=NF4), gemm_of(many, "bf16", table=NF4)
-    for bits in (2, 6, 8):
-        found[f"int{bits}-g128 8"] = gemm_of(one, bits=bits)
-    for bits in (1, 3, 5, 7):
-        found[f"int{bits}-g128 16"] = gemm_of(few, bits=bits)
+    for bits in (1, 2, 3, 5, 6, 7, 8):
+        config = choose.choose(1, capability, bits)
+        found[f"int{bits}-g128 {config.BM}"] = gemm_of(config, bits=bits)
+    for bits, zero in ((2, True), (3, False), (6, False)):  # Q2_K, Q3_K, Q6_K
+        config = choose.choose(1, capability, bits, group=16)
+        found[f"int{bits}-g16{'-zero' * zero} {config.BM}"] = gemm_of(config, bits=bits, group=16, zero=zero)
+    found["int6-g16 1024"] = gemm_of(choose.choose(1024, capability, 6, group=16), bits=6, group=16)
     found["int8-g128 8 bf16"] = gemm_of(one, "bf16", bits=8)
     found["int3-g128-zero 64"] = gemm_of(many, bits=3, zero=True)
     found["int4-g128 dense"], found["nf4-g128 dense"] = dense_of(4), dense_of(4, table=NF4)

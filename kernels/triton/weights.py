@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .checks import check_packing
+from .checks import check_packing, require
 from .unpack import parts, places, tiles
 
 BLOCK = 256  # columns a block has at most: 128 bytes of a row at 4 bits, four cache sectors
@@ -39,10 +39,18 @@ class Weights:
     order: Tensor | None = None
     table: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        require((self.codebook is None) == (self.table is None), "a codebook and its bits go together: table_bits()")
+
     @property
     def part(self) -> int:
         """H: columns of a part."""
         return self.codes.shape[3]
+
+    @property
+    def span(self) -> int:
+        """The group as kernels know it: 0 where a row has but one scale."""
+        return 0 if self.group == self.shape[1] else self.group
 
     @property
     def block(self) -> int:
@@ -85,7 +93,7 @@ def pack(
     """Pack uint8 `codes` [N, K], `scale` [N, groups] and `zero` (integer or real) [N, groups] or None.
 
     Columns of `codes` are those of X; with `order`, groups are runs of codes[:, order]. The group is K / groups: a
-    power of two of at least 32, or K itself. dtype (float16, bfloat16) defaults to the scale's. Errors: ValueError.
+    power of two of at least 16, or K itself. dtype (float16, bfloat16) defaults to the scale's. Errors: ValueError.
     """
     dtype = dtype or scale.dtype
     check_packing(codes, scale, zero, bits, codebook, order, dtype)

@@ -17,6 +17,12 @@ def test_the_table_covers_every_number_of_rows(capability):
     assert choose.choose(1025, capability) == choose.choose(8192, capability) == choose.DENSE
 
 
+@pytest.mark.parametrize("capability", [80, 90])
+def test_sums_are_scaled_where_that_is_cheaper(capability):
+    late = {(M, group): choose.choose(M, capability, 4, group).late for M in (16, 32, 64) for group in (0, 16, 32, 64)}
+    assert late == {(M, group): M < 64 and (group == 0 or group >= 2 * M) for M, group in late}
+
+
 def test_the_split_fills_the_device():
     for N, K in ((4096, 4096), (4096, 14336), (14336, 4096), (8192, 28672)):
         tiles, blocks = N // 128, K // 256
@@ -29,11 +35,15 @@ def test_the_split_fills_the_device():
 
 def test_stages_give_way_to_a_small_device(monkeypatch):
     weights, config = case(4, 128, 1024, 128).weights, choose.choose(100, 80)
-    monkeypatch.setattr(device, "shared_limit", lambda _: 101376)  # compute capability 8.6 and 8.9
-    fitting = device.fit(config, weights, torch.device("cpu"))
-    assert fitting.stages == 2 and fitting.BM == 64 and device.shared_memory(fitting, weights) <= 101376
+    monkeypatch.setattr(device, "capability", lambda _: 80)
+    for room, stages, BM in ((device.SHARED[80], 3, 128), (101376, 2, 128), (65536, 2, 64)):  # 8.0, 8.6 and 8.9, 7.5
+        monkeypatch.setattr(device, "shared_limit", lambda _, room=room: room)
+        fitting = device.fit(config, weights, torch.device("cpu"))
+        assert (fitting.stages, fitting.BM) == (stages, BM)
+        assert device.shared_memory(fitting, weights, 80) <= room
+    monkeypatch.setattr(device, "shared_limit", lambda _: 101376)
     # a configuration that was asked for by name is taken as it is, or not at all
-    with pytest.raises(ValueError, match="gemm with tiles of 128 × 64 needs .* the device has 101376"):
+    with pytest.raises(ValueError, match="gemm with tiles of 128 × 64 takes up to .* the device has 101376"):
         kernels.multiply(inputs(1, 1024), weights, kernel=config)
 
 
@@ -43,7 +53,7 @@ def test_every_width_fits_a_small_device(bits, capability, monkeypatch):
     monkeypatch.setattr(device, "shared_limit", lambda _: 101376)
     weights = case(bits, 128, 256, 128).weights
     for M in (1, 8, 16, 64, 100, 2000):
-        config = device.fit(choose.choose(M, capability, weights.part), weights, torch.device("cpu"))
+        config = device.fit(choose.choose(M, capability, bits), weights, torch.device("cpu"))
         assert device.fits(config, weights, torch.device("cpu"))
 
 
@@ -93,3 +103,44 @@ def test_a_damaged_cache_is_measured_anew(cache, damage):
     asked = []
     tuned(asked)
     assert asked and json.loads(file.read_text())
+
+
+def test_a_cache_of_other_values_is_measured_anew(cache):
+    tuned([])
+    (file,) = cache.rglob("*.json")
+    known = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value | {"BM": 12} for key, value in known.items()}))
+    asked = []
+    assert tuned(asked).BM != 12 and asked
+
+
+def test_a_captured_graph_has_counters_of_its_own(monkeypatch):
+    class Stream:
+        cuda_stream = 7
+
+    capturing = []
+    monkeypatch.setattr(device, "INTERPRETED", False)
+    monkeypatch.setattr(device, "_COUNTERS", {})
+    monkeypatch.setattr(device, "_FOR_GRAPHS", {})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: bool(capturing))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream)
+    cpu = torch.device("cpu")
+    capturing.append(1)
+    assert device.counters(cpu, 40).tolist() == [0] * 40  # no stock yet
+    capturing.clear()
+    eager = device.counters(cpu, 40)
+    assert device.counters(cpu, 30) is eager
+    capturing.append(1)
+    places = [eager.data_ptr(), *(device.counters(cpu, 40).data_ptr() for _ in range(3))]
+    assert len({*places}) == 4 and places[2] - places[1] == places[3] - places[2] == 160
+    assert len(device.counters(cpu, 1 << 18)) == 1 << 18  # more than is left
+
+
+REFUSED = [({"kernel": "fast"}, "no kernel 'fast'"), ({"BM": 12}, "BM is 12: give a power of two from 8"),
+           ({"stages": 0}, "stages is 0"), ({"split": 1.5}, "split is 1.5: give a whole number")]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked, message", REFUSED)
+def test_a_configuration_that_cannot_be(asked, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.Config(**({"kernel": "gemm"} | asked))

@@ -19,7 +19,7 @@ def product(one, M, **asked):
 
 @settings(max_examples=20)
 @given(
-    st.sampled_from(choose.KERNELS), st.integers(1, 8), st.sampled_from([32, 64, 128, None]), st.booleans(),
+    st.sampled_from(choose.KERNELS), st.integers(1, 8), st.sampled_from([16, 32, 64, 128, None]), st.booleans(),
     st.booleans(), st.sampled_from(ROWS), st.sampled_from([(100, 384), (64, 640), (130, 128)]), st.booleans(),
 )  # fmt: skip
 def test_every_kernel(kernel, bits, group, zero, order, M, shape, deterministic):
