@@ -1,14 +1,18 @@
 """Lesson 07's exercise: the stub fails, the solution passes, and what looks right but is not fails."""
 
-import pytest
 import torch
 
-from qlab.exercises import check
 from qlab.exercises.awq import search
 from qlab.exercises.salience import nearest
-from tests.exercises.notebook_cells import function, tagged
+from tests.exercises.judged import (  # noqa: F401 (tests)
+    test_a_plausible_mistake_fails,
+    test_the_helper_without_a_mistake_passes,
+    test_the_solution_passes,
+    test_the_stub_fails,
+)
 
 NAME = "awq.search"
+LESSON = "07"
 
 
 def attempt(W, X, nearest, *, back=True, weights=False, open_end=False, coarse=False, plain=False, largest=False,
@@ -37,25 +41,6 @@ WRONG = {
     "scales not divided": {"bare": True},
     "the worst instead of the best": {"worst": True},
 }
-
-
-def test_the_stub_fails():
-    verdict = check(NAME, function(tagged("07", "exercise-stub"), "search"))
-    assert not verdict
-    assert "stub" in verdict.complaint
-
-
-def test_the_solution_passes():
-    assert check(NAME, function(tagged("07", "exercise-solution"), "search"))
-
-
-def test_the_helper_without_a_mistake_passes():
-    assert check(NAME, attempt)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_plausible_mistake_fails(name):
-    assert not check(NAME, lambda *arguments: attempt(*arguments, **WRONG[name]))
 
 
 def test_oracle_where_nothing_is_lost():

@@ -1,14 +1,18 @@
 """Lesson 08's exercise: the stub fails, the solution passes, and what looks right but is not fails."""
 
-import pytest
 import torch
 
-from qlab.exercises import check
 from qlab.exercises.gguf import sixes
 from qlab.ggml.kquants import unpack_sixes
-from tests.exercises.notebook_cells import function, tagged
+from tests.exercises.judged import (  # noqa: F401 (tests)
+    test_a_plausible_mistake_fails,
+    test_the_helper_without_a_mistake_passes,
+    test_the_solution_passes,
+    test_the_stub_fails,
+)
 
 NAME = "gguf.sixes"
+LESSON = "08"
 
 
 def attempt(s, *, swap=False, high_from="same", nibbles="low first", shift=4, forget=False, whole=False):
@@ -32,25 +36,6 @@ WRONG = {
     "the upper bits forgotten": {"forget": True},
     "the first four not cut to six bits": {"whole": True},
 }
-
-
-def test_the_stub_fails():
-    verdict = check(NAME, function(tagged("08", "exercise-stub"), "sixes"))
-    assert not verdict
-    assert "stub" in verdict.complaint
-
-
-def test_the_solution_passes():
-    assert check(NAME, function(tagged("08", "exercise-solution"), "sixes"))
-
-
-def test_the_helper_without_a_mistake_passes():
-    assert check(NAME, attempt)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_plausible_mistake_fails(name):
-    assert not check(NAME, lambda s: attempt(s, **WRONG[name]))
 
 
 def test_the_oracle_is_the_librarys():

@@ -1,20 +1,24 @@
 """Lesson 05's exercise: the stub fails, the solution passes, and what looks right but is not fails."""
 
-import pytest
 import torch
 
-from qlab.exercises import check
 from qlab.exercises.gptq import block_step
-from tests.exercises.notebook_cells import function, tagged
+from tests.exercises.judged import (  # noqa: F401 (tests)
+    test_a_plausible_mistake_fails,
+    test_the_helper_without_a_mistake_passes,
+    test_the_solution_passes,
+    test_the_stub_fails,
+)
 
 NAME = "gptq.block_step"
+LESSON = "05"
 
 
 def nearest(w, scale, low=-4, high=3):
     return scale * torch.round(w / scale).clamp(low, high)
 
 
-def step(W, U, scale, start, stop, *, inside=True, divide=True, after=True, sign=-1, turn=False, low=-4, high=3,
+def attempt(W, U, scale, start, stop, *, inside=True, divide=True, after=True, sign=-1, turn=False, low=-4, high=3,
          plain=False, keep=False, last=False):  # fmt: skip
     """The right answer, with one thing wrong by choice."""
     W, factor = W.clone(), U.T if turn else U
@@ -44,25 +48,6 @@ WRONG = {
     "E is the plain rounding error": {"plain": True},
     "the block's own columns not rounded": {"keep": True},
 }
-
-
-def test_the_stub_fails():
-    verdict = check(NAME, function(tagged("05", "exercise-stub"), "block_step"))
-    assert not verdict
-    assert "stub" in verdict.complaint
-
-
-def test_the_solution_passes():
-    assert check(NAME, function(tagged("05", "exercise-solution"), "block_step"))
-
-
-def test_the_helper_without_a_mistake_passes():
-    assert check(NAME, step)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_plausible_mistake_fails(name):
-    assert not check(NAME, lambda *arguments: step(*arguments, **WRONG[name]))
 
 
 def test_oracle_by_hand():

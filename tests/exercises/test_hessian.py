@@ -3,11 +3,16 @@
 import pytest
 import torch
 
-from qlab.exercises import check
 from qlab.exercises.hessian import compensate
-from tests.exercises.notebook_cells import function, tagged
+from tests.exercises.judged import (  # noqa: F401 (tests)
+    test_a_plausible_mistake_fails,
+    test_the_helper_without_a_mistake_passes,
+    test_the_solution_passes,
+    test_the_stub_fails,
+)
 
 NAME = "hessian.compensate"
+LESSON = "04"
 
 
 def attempt(H, j, helpers, *, sign=-1, own=False, everyone=False, inverse=False, diagonal=False, alone=False,
@@ -39,25 +44,6 @@ WRONG = {
     "half the cost": {"half": True},
     "the error itself among the changes": {"own": True},
 }
-
-
-def test_the_stub_fails():
-    verdict = check(NAME, function(tagged("04", "exercise-stub"), "compensate"))
-    assert not verdict
-    assert "stub" in verdict.complaint
-
-
-def test_the_solution_passes():
-    assert check(NAME, function(tagged("04", "exercise-solution"), "compensate"))
-
-
-def test_the_helper_without_a_mistake_passes():
-    assert check(NAME, attempt)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_plausible_mistake_fails(name):
-    assert not check(NAME, lambda *arguments: attempt(*arguments, **WRONG[name]))
 
 
 def test_oracle_by_hand():

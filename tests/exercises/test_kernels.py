@@ -1,14 +1,18 @@
 """Lesson 16's exercise: the stub fails, the solution passes, and what looks right but is not fails."""
 
-import pytest
 import torch
 from qlab.kernels import cpu
 
-from qlab.exercises import check
 from qlab.exercises.kernels import pack_tile
-from tests.exercises.notebook_cells import function, tagged
+from tests.exercises.judged import (  # noqa: F401 (tests)
+    test_a_plausible_mistake_fails,
+    test_the_helper_without_a_mistake_passes,
+    test_the_solution_passes,
+    test_the_stub_fails,
+)
 
 NAME = "kernels.pack_tile"
+LESSON = "16"
 
 
 def attempt(
@@ -41,25 +45,6 @@ WRONG = {
     "the first block alone": {"first_only": True},
     "each lane's bytes from the end": {"words": True},
 }
-
-
-def test_the_stub_fails():
-    verdict = check(NAME, function(tagged("16", "exercise-stub"), "pack_tile"))
-    assert not verdict
-    assert "stub" in verdict.complaint
-
-
-def test_the_solution_passes():
-    assert check(NAME, function(tagged("16", "exercise-solution"), "pack_tile"))
-
-
-def test_the_helper_without_a_mistake_passes():
-    assert check(NAME, attempt)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_plausible_mistake_fails(name):
-    assert not check(NAME, lambda codes: attempt(codes, **WRONG[name]))
 
 
 def test_the_oracle_is_the_compiled_layout():

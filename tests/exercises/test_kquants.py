@@ -3,12 +3,17 @@
 import pytest
 import torch
 
-from qlab.exercises import check
 from qlab.exercises.kquants import fit
 from qlab.methods.ggml_search import search_affine
-from tests.exercises.notebook_cells import function, tagged
+from tests.exercises.judged import (  # noqa: F401 (tests)
+    test_a_plausible_mistake_fails,
+    test_the_helper_without_a_mistake_passes,
+    test_the_solution_passes,
+    test_the_stub_fails,
+)
 
 NAME = "kquants.fit"
+LESSON = "09"
 
 
 def attempt(x, codes, w, *, weighted=True, clamp=True, refit=True, swapped=False, root=False, by_range=False):
@@ -34,25 +39,6 @@ WRONG = {
     "min-max": {"by_range": True},
     "the wrong way round": {"swapped": True},
 }
-
-
-def test_the_stub_fails():
-    verdict = check(NAME, function(tagged("09", "exercise-stub"), "fit"))
-    assert not verdict
-    assert "stub" in verdict.complaint
-
-
-def test_the_solution_passes():
-    assert check(NAME, function(tagged("09", "exercise-solution"), "fit"))
-
-
-def test_the_helper_without_a_mistake_passes():
-    assert check(NAME, attempt)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_plausible_mistake_fails(name):
-    assert not check(NAME, lambda *arguments: attempt(*arguments, **WRONG[name]))
 
 
 def test_oracle_by_hand():

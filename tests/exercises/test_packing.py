@@ -4,11 +4,16 @@ import pytest
 import torch
 
 from qlab.bits import pack_bits
-from qlab.exercises import check
 from qlab.exercises.packing import read_stream
-from tests.exercises.notebook_cells import function, tagged
+from tests.exercises.judged import (  # noqa: F401 (tests)
+    test_a_plausible_mistake_fails,
+    test_the_helper_without_a_mistake_passes,
+    test_the_solution_passes,
+    test_the_stub_fails,
+)
 
 NAME = "packing.read_stream"
+LESSON = "14"
 
 
 def attempt(words, bits, count, *, signed=False, no_straddle=False, unmasked=False, past=False, high_first=False):
@@ -31,25 +36,6 @@ WRONG = {
     "a word past the end": {"past": True},
     "from the top of the word": {"high_first": True},
 }
-
-
-def test_the_stub_fails():
-    verdict = check(NAME, function(tagged("14", "exercise-stub"), "read_stream"))
-    assert not verdict
-    assert "stub" in verdict.complaint
-
-
-def test_the_solution_passes():
-    assert check(NAME, function(tagged("14", "exercise-solution"), "read_stream"))
-
-
-def test_the_helper_without_a_mistake_passes():
-    assert check(NAME, attempt)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_plausible_mistake_fails(name):
-    assert not check(NAME, lambda *given: attempt(*given, **WRONG[name]))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

@@ -1,13 +1,17 @@
 """Lesson 06's exercise: the stub fails, the solution passes, and what looks right but is not fails."""
 
-import pytest
 import torch
 
-from qlab.exercises import check
 from qlab.exercises.salience import nearest, scale_salient
-from tests.exercises.notebook_cells import function, tagged
+from tests.exercises.judged import (  # noqa: F401 (tests)
+    test_a_plausible_mistake_fails,
+    test_the_helper_without_a_mistake_passes,
+    test_the_solution_passes,
+    test_the_stub_fails,
+)
 
 NAME = "salience.scale_salient"
+LESSON = "06"
 
 
 def attempt(W, mean_abs, share, s, nearest, *, back=True, quiet=False, heavy=False, everything=False, down=False,
@@ -34,25 +38,6 @@ WRONG = {
     "rounded before it is scaled": {"before": True},
     "a share of less than one channel protects none": {"floor": True},
 }
-
-
-def test_the_stub_fails():
-    verdict = check(NAME, function(tagged("06", "exercise-stub"), "scale_salient"))
-    assert not verdict
-    assert "stub" in verdict.complaint
-
-
-def test_the_solution_passes():
-    assert check(NAME, function(tagged("06", "exercise-solution"), "scale_salient"))
-
-
-def test_the_helper_without_a_mistake_passes():
-    assert check(NAME, attempt)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_plausible_mistake_fails(name):
-    assert not check(NAME, lambda *arguments: attempt(*arguments, **WRONG[name]))
 
 
 def test_oracle_by_hand():
