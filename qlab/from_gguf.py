@@ -64,7 +64,7 @@ class GGUFTensors:
 
     def __init__(self, file: GGUFFile, config: Any, codes: bool = False):
         self.folder, self._file, self._config = file.path, file, config
-        self._codes = codes or not cpu.available
+        self.codes = codes or not cpu.available
         self._rename, self._asked = NameMap(config), {ROPE_FACTORS}
 
     def __contains__(self, name: str) -> bool:
@@ -96,7 +96,7 @@ class GGUFTensors:
                 self._file.forget(stored)  # or a large tensor would be in memory twice
 
         if isinstance(kind, GridType):
-            if self._codes:
+            if self.codes:
                 self._asked.add(stored)
                 return kind.unpack(torch.from_numpy(data[order.numpy()]))
             try:
@@ -104,7 +104,7 @@ class GGUFTensors:
             except QlabError:
                 return None
             return tile_parts((kind.unpack(part) for part in parts()), len(data))
-        if isinstance(kind, FloatType) and not self._codes and packs_floats(info.shape, kind.dtype):
+        if isinstance(kind, FloatType) and not self.codes and packs_floats(info.shape, kind.dtype):
             return pack_floats((part.view(kind.dtype) for part in parts()), info.shape)
         return None
 
@@ -146,7 +146,7 @@ def model_from_gguf(
     with quiet(), _named(file):
         model = skeleton(path, config, dtype)
         if packed:
-            put_packed(model, tensors, dtype, activations)
+            put_packed(model, tensors, dtype, activations, tensors.codes)
         fill(model, tensors, dtype)
     if extra := tensors.left():
         raise QlabError(f"{path}: {extra[0]} ({len(extra)} in all) has no place in {type(model).__name__}: it is not "

@@ -9,7 +9,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qlab.files.stored import Tensors, cast_stored, check_shape, return_freed_memory
-from qlab.kernels import cpu
 from qlab.nn import FloatLinear, QEmbedding, QLinear
 from qlab.packed import Packed
 from qlab.qtensor import QTensor
@@ -23,16 +22,19 @@ class PackedTensors(Tensors, Protocol):
         """The weight of a module, its codes where the kernels are missing, None where they have none for it."""
 
 
-def put_packed(model: PreTrainedModel, tensors: PackedTensors, dtype: torch.dtype, inputs: str) -> None:
+def put_packed(
+    model: PreTrainedModel, tensors: PackedTensors, dtype: torch.dtype, inputs: str, codes: bool = False
+) -> None:
     """Packed layers in place of the float linears and the embedding of a model, where the kernels read what is stored.
 
     inputs: how linears beside quantized weights round theirs (`QLinear`). A tied head shares the embedding's matrix.
+    codes: `tensors` gives codes, of which linears alone are made.
     """
     return_freed_memory()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     table: Packed | None = None
     tied = False
-    if cpu.available and isinstance(embedding, nn.Embedding):
+    if not codes and isinstance(embedding, nn.Embedding):
         names = [_name_of(model, embedding)]
         if isinstance(head, nn.Linear) and head.weight is embedding.weight:
             names.append(_name_of(model, head))
