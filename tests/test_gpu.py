@@ -23,7 +23,7 @@ from qlab.nn import QLinear, pack_on_gpu, packed_bytes, paths, stored_as
 from qlab.spec import QuantSpec
 
 with interpreting():
-    pass
+    triton = gpu.kernels()
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_rounded_scales_do_not_come_back():
 
 def test_a_packed_layer_that_was_moved_to_the_cpu_says_what_to_do(monkeypatch):
     layer = QLinear(pack_for_gpu(quantize(W, "int4-g64-sym"))).to("cpu")
-    monkeypatch.setattr(gpu.kernels().device, "INTERPRETED", False)
+    monkeypatch.setattr(triton.device, "INTERPRETED", False)
     with pytest.raises(QlabError, match="packed for a GPU, its input is on the CPU: move model and input to the GPU"):
         layer(inputs(1))
 
@@ -145,8 +145,7 @@ def test_the_operator_is_a_good_citizen():
 
 def test_the_compiler_sees_one_graph(everywhere, monkeypatch):
     """Its shares are added without counters, which would outlive the call; the numbers are the same."""
-    seen, triton = [], gpu.kernels()
-    real = triton.multiply
+    seen, real = [], triton.multiply
 
     def multiply(X, weights, deterministic):
         seen.append(deterministic)
@@ -189,7 +188,6 @@ def test_without_a_gpu_the_reason_is_told(monkeypatch):
 
 
 def replace_available(monkeypatch):
-    triton = gpu.kernels()
     monkeypatch.setattr(triton, "available", False)
     monkeypatch.setattr(triton, "missing", "Triton is not here: install it")
     return triton.missing
