@@ -5,6 +5,7 @@ once. A count depends on nothing but the sources and the compiler, so a test can
 
 python scripts/compile_triton.py              the installed Triton, every shipped kernel: a minute or two
 python scripts/compile_triton.py --record     both Tritons, every shipped kernel, and the record is written
+python scripts/compile_triton.py --every      every kind of weights in every tile, 850 a target: what spills (an hour)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -45,15 +47,17 @@ def installed(version: str) -> Path:
     return folder
 
 
-def compiled(names: tuple[str, ...] = (), version: str | None = None) -> dict[str, Any]:
+def compiled(names: Sequence[str] = (), version: str | None = None) -> dict[str, Any]:
     """What a process of its own says of the shipped kernels named, or of all; by the installed Triton or another."""
+    told = None if "--every" in names else subprocess.PIPE
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if version:
         environment["PYTHONPATH"] = os.pathsep.join([str(installed(version)), environment.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "qlab.kernels.triton.compiled", *names]
-    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=told, text=True)
     if run.returncode:
-        raise RuntimeError(f"the kernels do not compile with triton {version or 'installed'}: {run.stderr[-2000:]}")
+        said = (run.stderr or "")[-2000:]
+        raise RuntimeError(f"the kernels do not compile with triton {version or 'installed'}: {said}")
     return dict(json.loads(run.stdout))
 
 
@@ -88,14 +92,21 @@ def main() -> None:
     """Compile, print, and record if asked."""
     parser = argparse.ArgumentParser(description="Counts of the Triton kernels' machine code")
     parser.add_argument("--record", action="store_true", help="write data/benchmarks/triton.json, for both Tritons")
+    parser.add_argument("--every", action="store_true", help="every kind of weights in every tile: show what spills")
+    parser.add_argument("--oldest", action="store_true", help="by the oldest Triton that the extra `gpu` takes")
     parser.add_argument("kernels", nargs="*", help="shipped kernels by name; all by default")
     asked = parser.parse_args()
-    told = compiled(tuple(asked.kernels))
+    told = compiled(["--every"] if asked.every else asked.kernels, oldest() if asked.oldest else None)
     found = summaries(told)
+    if asked.every:
+        spilled = {name: {sm: n for sm, n in targets.items() if n["spilled"]} for name, targets in found.items()}
+        spilled = {name: targets for name, targets in spilled.items() if targets}
+        print(f"triton {told['triton']}: {len(found)} kernels, {len(spilled)} spill\n{table(spilled)}")
+        return
     print(f"triton {told['triton']}\n{table(found)}")
     if asked.record:
-        if asked.kernels:
-            raise SystemExit("--record is of every kernel: name none")
+        if asked.kernels or asked.oldest:
+            raise SystemExit("--record is of every shipped kernel and both Tritons: name none")
         old = compiled(version=oldest())
         print(f"triton {old['triton']}\n{table(summaries(old))}")
         made = {"command": "python scripts/compile_triton.py --record", "date": date.today().isoformat()}

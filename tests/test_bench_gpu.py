@@ -261,7 +261,7 @@ def test_options_of_the_gpu_have_no_effect_elsewhere(capsys):
 
 def test_a_quantized_model_is_timed_with_its_own_weights(monkeypatch):
     W = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
-    own, none = QLinear(quantize(W, "int8-g32-asym")), QLinear(quantize(W, "int4-g16-sym"))
+    own, none = QLinear(quantize(W, "int8-g32-asym")), QLinear(quantize(W, "int4-g8-sym"))
     model = nn.ModuleDict({"own": own, "plain": nn.Linear(64, 32), "none": none})
     model.get_output_embeddings = lambda: None
     monkeypatch.setattr(bench_gpu, "load", lambda name, dtype, device: SimpleNamespace(model=model))

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from . import choose, device
 from .choose import Config
-from .weights import Weights
+from .weights import Kind, Weights
 
 
-def candidates(M: int, capability: int, bits: int = 4, group: int = 128) -> Iterator[Config]:
+def candidates(M: int, capability: int, kind: Kind = choose.COMMON) -> Iterator[Config]:
     """The table's choice and its neighbours: other splits, a stage more and less, narrower tiles; and dense."""
-    base = choose.choose(M, capability, bits, group)
+    base = choose.choose(M, capability, kind)
     yield choose.DENSE
     if base.kernel == "dense":
         base = choose.named("gemm", M, capability)
@@ -53,7 +53,7 @@ def fastest(X: Tensor, weights: Weights, run: Callable[[Config], Any], measure: 
 
 def _measured(X: Tensor, weights: Weights, run: Callable[[Config], Any], measure: Measure) -> Config:
     times = {}
-    for config in candidates(X.shape[0], device.capability(X.device), weights.bits, weights.span):
+    for config in candidates(X.shape[0], device.capability(X.device), weights.kind):
         if device.fits(config, weights, X.device) and (config.split or 1) <= weights.codes.shape[0]:
             times[config] = measure(lambda config=config: run(config))
     return min(times, key=lambda config: times[config])

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 from .checks import require
 from .unpack import PLANES
-from .weights import part_columns
+from .weights import Kind, part_columns
 
 KERNELS = ("gemv", "skinny", "gemm", "dense")
+COMMON = Kind()
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,18 @@ class Config:
 
 # Up to so many rows of X: this. Weights are the left operand throughout: wgmma takes them from registers, and 8 tokens
 # fill it. Scaling sums costs BM / group for each weight, scaling weights 1/2 (`choose` compares them); where registers
-# end first, weights are scaled.
-FEW = {8: Config("gemv", BM=8), 16: Config("skinny", BM=16), 32: Config("skinny", BM=32)}
-AMPERE = FEW | {
+# end first, as before Hopper they do, weights are scaled.
+AMPERE = {
     8: Config("gemv", BM=8, late=False),
+    16: Config("skinny", BM=16, late=False),
+    32: Config("skinny", BM=32, late=False),
     64: Config("skinny", BM=64, BN=64, warps=8, stages=3, late=False),
     1024: Config("gemm", BM=128, BN=64, warps=8, stages=3, late=False),
 }
-HOPPER = FEW | {
+HOPPER = {
+    8: Config("gemv", BM=8),
+    16: Config("skinny", BM=16),
+    32: Config("skinny", BM=32),
     64: Config("skinny", BM=64, stages=3, late=False),
     1024: Config("gemm", BM=128, warps=8, stages=2, late=False),
 }
@@ -66,18 +71,27 @@ def table(capability: int) -> dict[int, Config]:
     return HOPPER if capability >= 90 else AMPERE
 
 
-def choose(M: int, capability: int, bits: int = 4, group: int = 128) -> Config:
+def choose(M: int, capability: int, kind: Kind = COMMON) -> Config:
     """The configuration for M rows; many rows pay for writing the weights out once, and cuBLAS does the rest.
 
-    group: columns of a scale, 0 where a row has but one. `cp.async` copies no less than 4 bytes a thread, so narrow
-    parts (H columns) take more rows than there are.
+    `cp.async` copies no less than 4 bytes a thread, so narrow parts (H columns) take more rows than there are.
     """
-    part = part_columns(bits, group, 0)
+    part = part_columns(kind.bits, kind.group, 0)
     suited = (config for most, config in table(capability).items() if most >= M and config.BM * part >= 256)
-    config = next(suited, DENSE)
-    crowded = config.BM == 8 and len(PLANES[bits]) > 1  # mma of 8 tokens holds all planes in registers
-    late = config.late and not crowded and (group == 0 or group >= 2 * config.BM)
-    return config if late == config.late else replace(config, late=late)
+    return _within_registers(next(suited, DENSE), capability, kind)
+
+
+def _within_registers(config: Config, capability: int, kind: Kind) -> Config:
+    """The table's configuration for weights of this kind, which may need more registers than the common one."""
+    planes = len(PLANES[kind.bits])
+    held = config.BM == 8 and planes > 1  # mma of 8 tokens holds all planes of a block
+    if config.late and (held or 0 < kind.group < 2 * config.BM):
+        config = replace(config, late=False)
+    if capability < 90 and planes == 3 and config.BN > 64:
+        config = replace(config, BN=64)
+    if capability < 90 and config.BM > 64 and (0 < kind.group <= 32 if kind.zero else kind.table and not kind.group):
+        config = replace(config, BM=64)
+    return config
 
 
 def named(kernel: str, M: int, capability: int) -> Config:

@@ -23,6 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from . import shipped
+from .shipped import CAPABILITIES
 
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", re.MULTILINE)
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -100,19 +101,23 @@ def _cuobjdump(path: Path, *options: str) -> str:
     return subprocess.run([_tool(), *options, path], capture_output=True, text=True, check=True).stdout
 
 
-def compile_shipped(name: str, capability: int) -> Census:
-    """Census of a shipped kernel by its name."""
-    made = shipped.kernels(capability)[name]
+def compile_shipped(made: shipped.Shipped, capability: int) -> Census:
+    """Census of a shipped kernel."""
     return census(compile_kernel(made.kernel, made.types, made.constants, capability, made.warps, made.stages))
 
 
 def main() -> None:
-    """Census of the shipped kernels named, or of all, for each capability: JSON on standard output."""
-    names = sys.argv[1:] or list(shipped.kernels(90))
-    found: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for name in names:
-        for capability in shipped.CAPABILITIES:
-            found[name][f"sm_{capability}"] = asdict(compile_shipped(name, capability))
+    """Census of the shipped kernels named, or of all, for each capability: JSON on standard output.
+
+    "--every": of `shipped.every`, and the names on standard error as they pass.
+    """
+    every = sys.argv[1:] == ["--every"]
+    known = {capability: (shipped.every if every else shipped.kernels)(capability) for capability in CAPABILITIES}
+    found: dict[str, dict[str, Any]] = {}
+    for name in known[90] if every else sys.argv[1:] or known[90]:
+        found[name] = {f"sm_{cap}": asdict(compile_shipped(made[name], cap)) for cap, made in known.items()}
+        if every:
+            print(f"{len(found)} of {len(known[90])}: {name}", file=sys.stderr)
     json.dump({"triton": triton.__version__, "kernels": found}, sys.stdout)
 
 

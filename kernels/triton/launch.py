@@ -52,7 +52,7 @@ def wanted(X: Tensor, weights: Weights, out: Tensor, kernel: str | Config | None
         return device.fit(choose.named(kernel, M, capability), weights, X.device)
     if tune and not INTERPRETED:
         return autotune.fastest(X, weights, lambda config: run(X, weights, out, config, False))
-    return device.fit(choose.choose(M, capability, weights.bits, weights.span), weights, X.device)
+    return device.fit(choose.choose(M, capability, weights.kind), weights, X.device)
 
 
 def run(X: Tensor, weights: Weights, out: Tensor, config: Config, deterministic: bool) -> Tensor:
@@ -96,7 +96,7 @@ def dequantize(weights: Weights) -> Tensor:
 def layout_of(weights: Weights) -> dict[str, Any]:
     """The constants of a kernel that say how these weights are stored."""
     return {
-        "BITS": weights.bits, "GROUP": weights.span, "H": weights.part, "ZERO": weights.has_zero,
+        "BITS": weights.bits, "GROUP": weights.kind.group, "H": weights.part, "ZERO": weights.has_zero,
         "PAIRS": weights.pairs, "TABLE": weights.table, "ASM": not INTERPRETED,
     }  # fmt: skip
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
 import triton.language as tl
 
 from . import choose
-from .choose import Config
 from .dense import dense
 from .gemm import gemm
 from .int8 import int8_gemm
 from .quantize import encode
 from .unpack import parts
-from .weights import part_columns
+from .weights import Kind, part_columns
 
 CAPABILITIES = (80, 90)
 NF4 = (0xBC00, 0xB992, 0xB833, 0xB652, 0xB48D, 0xB1EB, 0xADD5, 0x0000, 0x2D18, 0x3126, 0x33E0, 0x356A, 0x370B, 0x3880,
@@ -46,9 +46,10 @@ def pointers(**kinds: str) -> dict[str, str]:
     return {name: f"*{kind}" for name, kind in kinds.items()}
 
 
-def gemm_of(config: Config, dtype: str = "fp16", split: int = 1, bits: int = 4, group: int = 128, zero: bool = False,
-            table: tuple[int, ...] | None = None) -> Shipped:  # fmt: skip
-    """The fused kernel of a configuration."""
+def gemm_of(rows: int, capability: int, dtype: str = "fp16", split: int = 1, bits: int = 4, group: int = 128,
+            zero: bool = False, table: tuple[int, ...] | None = None) -> Shipped:  # fmt: skip
+    """The fused kernel that a device of this capability runs for so many rows of X."""
+    config = choose.choose(rows, capability, Kind(bits, group, zero, table is not None))
     types = pointers(x=dtype, w="i16", params="i32", table=dtype, out=dtype, partial="fp32", count="i32")
     constants = layout(bits, group, zero, table) | {
         "LATE": config.late, "SWAP": config.swap, "BM": config.BM, "BN": config.BN, "SPLIT": split, "LAST": True,
@@ -76,29 +77,44 @@ def int8_of(bits: int, group: int) -> Shipped:
 
 
 def kernels(capability: int) -> dict[str, Shipped]:
-    """Every shipped kernel by its name, with the tiles that a device of this capability is given."""
+    """Every shipped kernel by its name, whose number is the most rows that it is given."""
     found = {}
-    for rows, config in choose.table(capability).items():
-        found[f"int4-g128 {rows}"] = gemm_of(config)
-        found[f"int4-g128 {rows} bf16"] = gemm_of(config, "bf16")
-        found[f"int4-g128-zero {rows}"] = gemm_of(config, zero=True)
-    one, many = (choose.choose(rows, capability) for rows in (1, 64))
-    found["int4-g128 8 split"] = gemm_of(one, split=4)
-    found["int4-g32-zero 8"], found["int4-g64 8"] = gemm_of(one, group=32, zero=True), gemm_of(one, group=64)
-    found["int4-row 8"] = gemm_of(one, group=0)
-    found["nf4-g64 8"], found["nf4-g64 64 bf16"] = gemm_of(one, group=64, table=NF4), gemm_of(many, "bf16", table=NF4)
-    for bits in (1, 2, 3, 5, 6, 7, 8):
-        config = choose.choose(1, capability, bits)
-        found[f"int{bits}-g128 {config.BM}"] = gemm_of(config, bits=bits)
-    for bits, zero in ((2, True), (3, False), (6, False)):  # Q2_K, Q3_K, Q6_K
-        config = choose.choose(1, capability, bits, group=16)
-        found[f"int{bits}-g16{'-zero' * zero} {config.BM}"] = gemm_of(config, bits=bits, group=16, zero=zero)
-    found["int6-g16 1024"] = gemm_of(choose.choose(1024, capability, 6, group=16), bits=6, group=16)
-    found["int8-g128 8 bf16"] = gemm_of(one, "bf16", bits=8)
-    found["int3-g128-zero 64"] = gemm_of(many, bits=3, zero=True)
+    for rows in choose.table(capability):
+        found[f"int4-g128 {rows}"] = gemm_of(rows, capability)
+        found[f"int4-g128 {rows} bf16"] = gemm_of(rows, capability, "bf16")
+        found[f"int4-g128-zero {rows}"] = gemm_of(rows, capability, zero=True)
+    found["int4-g128 8 split"] = gemm_of(1, capability, split=4)
+    found["int4-g32-zero 8"] = gemm_of(1, capability, group=32, zero=True)
+    found["int4-g32-zero 1024 bf16"] = gemm_of(1024, capability, "bf16", group=32, zero=True)
+    found["int4-g64 8"], found["int4-row 8"] = gemm_of(1, capability, group=64), gemm_of(1, capability, group=0)
+    found["nf4-g64 8"] = gemm_of(1, capability, group=64, table=NF4)
+    found["nf4-g64 64 bf16"] = gemm_of(64, capability, "bf16", group=64, table=NF4)
+    found["nf4-row 1024"] = gemm_of(1024, capability, group=0, table=NF4)
+    for bits in (2, 6, 8):
+        found[f"int{bits}-g128 8"] = gemm_of(1, capability, bits=bits)
+    for bits in (1, 3, 5, 7):
+        found[f"int{bits}-g128 16"] = gemm_of(1, capability, bits=bits)
+    found["int3-g32-zero 16"] = gemm_of(1, capability, bits=3, group=32, zero=True)
+    for name, bits, zero in (("Q2_K", 2, True), ("Q3_K", 3, False), ("Q6_K", 6, False)):
+        found[f"{name} 16"] = gemm_of(1, capability, bits=bits, group=16, zero=zero)
+    found["Q6_K 1024"] = gemm_of(1024, capability, bits=6, group=16)
+    found["int8-g128 8 bf16"] = gemm_of(1, capability, "bf16", bits=8)
+    found["int3-g128-zero 64"] = gemm_of(64, capability, bits=3, zero=True)
     found["int4-g128 dense"], found["nf4-g128 dense"] = dense_of(4), dense_of(4, table=NF4)
     found["int4-g128 int8"], found["int8-row int8"] = int8_of(4, 128), int8_of(8, 0)
     found["int4-sym round"] = encode_of("sym")
+    return found
+
+
+def every(capability: int) -> dict[str, Shipped]:
+    """The fused kernel for all kinds of weights that `pack` takes, in each tile: half an hour's work for a compiler."""
+    kinds = [(bits, False, None) for bits in range(1, 9)] + [(bits, True, None) for bits in range(1, 9)]
+    found = {}
+    for rows, (bits, zero, table), group, dtype in itertools.product(
+        choose.table(capability), [*kinds, (4, False, NF4)], (0, 16, 32, 64, 128), ("fp16", "bf16")
+    ):
+        name = f"{'nf4' if table else f'int{bits}'}-{f'g{group}' if group else 'row'}{'-zero' * zero} {rows} {dtype}"
+        found[name] = gemm_of(rows, capability, dtype, 1, bits, group, zero, table)
     return found
 
 

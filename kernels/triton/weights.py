@@ -8,6 +8,7 @@ scales of two groups that follow each other, or of one where a block of columns 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,15 @@ from .checks import check_packing, require
 from .unpack import parts, places, tiles
 
 BLOCK = 256  # columns a block has at most: 128 bytes of a row at 4 bits, four cache sectors
+
+
+class Kind(NamedTuple):
+    """How weights are stored. group: columns of a scale, 0 where a row has but one."""
+
+    bits: int = 4
+    group: int = 128
+    zero: bool = False
+    table: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,9 +58,9 @@ class Weights:
         return self.codes.shape[3]
 
     @property
-    def span(self) -> int:
-        """The group as kernels know it: 0 where a row has but one scale."""
-        return 0 if self.group == self.shape[1] else self.group
+    def kind(self) -> Kind:
+        """What kernels are compiled and tiles chosen for."""
+        return Kind(self.bits, 0 if self.group == self.shape[1] else self.group, self.has_zero, self.table is not None)
 
     @property
     def block(self) -> int:

@@ -82,7 +82,7 @@ print(json.dumps(counts))"""
 
 def test_nothing_compiles_in_the_interpreter():
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET was set"):
-        compiled.compile_shipped("int4-g128 8", 90)
+        compiled.compile_shipped(shipped.kernels(90)["int4-g128 8"], 90)
 
 
 def test_without_triton_it_says_so(compiling):

@@ -39,7 +39,7 @@ def test_nf4_takes_the_nearest_entry(dtype):
 
 
 REFUSED = [
-    ({"bits": 3}, "bits is 3"), ({"group": 96}, "group 96 does not divide"), ({"group": 16}, "group 16 with K = 256"),
+    ({"bits": 3}, "bits is 3"), ({"group": 96}, "group 96 does not divide"), ({"group": 8}, "group 8 with K = 256"),
     ({"rule": "best"}, "there is no rule 'best'"), ({"rule": "table"}, "go together"),
     ({"rule": "table", "codebook": torch.zeros(16)}, "16 rising numbers"), ({"W": weight().T}, "call W.contiguous"),
     ({"W": torch.zeros(0, 256)}, "give"), ({"W": torch.zeros(4, 256, dtype=torch.uint8)}, "W is torch.uint8"),
