@@ -83,13 +83,14 @@ def choose(M: int, capability: int, kind: Kind = COMMON) -> Config:
 
 def _within_registers(config: Config, capability: int, kind: Kind) -> Config:
     """The table's configuration for weights of this kind, which may need more registers than the common one."""
-    planes = len(PLANES[kind.bits])
+    planes, ampere = len(PLANES[kind.bits]), capability < 90
     held = config.BM == 8 and planes > 1  # mma of 8 tokens holds all planes of a block
     if config.late and (held or 0 < kind.group < 2 * config.BM):
         config = replace(config, late=False)
-    if capability < 90 and planes == 3 and config.BN > 64:
+    crowded = kind.table and kind.group == 0  # no scale stands between the lookups of a block, so all are under way
+    if config.BN > 64 and ((crowded and config.warps == 4) or (ampere and planes == 3)):
         config = replace(config, BN=64)
-    if capability < 90 and config.BM > 64 and (0 < kind.group <= 32 if kind.zero else kind.table and not kind.group):
+    if config.BM > 64 and ampere and (crowded or (kind.zero and 0 < kind.group <= 32)):
         config = replace(config, BM=64)
     return config
 

@@ -89,6 +89,7 @@ def kernels(capability: int) -> dict[str, Shipped]:
     found["int4-g64 8"], found["int4-row 8"] = gemm_of(1, capability, group=64), gemm_of(1, capability, group=0)
     found["nf4-g64 8"] = gemm_of(1, capability, group=64, table=NF4)
     found["nf4-g64 64 bf16"] = gemm_of(64, capability, "bf16", group=64, table=NF4)
+    found["nf4-row 16"] = gemm_of(16, capability, group=0, table=NF4)
     found["nf4-row 1024"] = gemm_of(1024, capability, group=0, table=NF4)
     for bits in (2, 6, 8):
         found[f"int{bits}-g128 8"] = gemm_of(1, capability, bits=bits)
