@@ -69,7 +69,8 @@
     const Plotly = await loadPlotly();
     const committed = structuredClone(figure.layout);
     const layout = { ...figure.layout, template: themed(figure.layout?.template) };
-    const config = { responsive: true, displaylogo: false, ...figure.config };
+    const tools = matchMedia("(hover: none)").matches ? { displayModeBar: false } : {}; // a tap would lay them over the title
+    const config = { responsive: true, displaylogo: false, ...tools, ...figure.config };
     await Plotly.newPlot(holder, figure.data, layout, config);
     if (figure.frames) await Plotly.addFrames(holder, figure.frames);
     let fitted = 0;
