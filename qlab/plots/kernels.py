@@ -41,7 +41,7 @@ def tile_layout(bits: int, *, title: str = "", caption: str = "") -> go.Figure:
                 fills.append([2 * plane + quad % 2] * (4 * SHOWN_ROWS))
                 texts.append([4 * quad + i for _ in range(SHOWN_ROWS) for i in range(4)])
             vector += 1
-    tints = [(BLUE, 0.1), (BLUE, 0.3), (ORANGE, 0.14), (ORANGE, 0.34)]
+    tints = [(BLUE, 0.07), (BLUE, 0.22), (ORANGE, 0.08), (ORANGE, 0.22)]  # the grey of text keeps 3:1 on each
     scale = [[(i + end) / 4, faded(*tint)] for i, tint in enumerate(tints) for end in (0, 1)]
     cells = go.Heatmap(
         x=list(range(4 * SHOWN_ROWS)),

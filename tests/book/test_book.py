@@ -69,3 +69,21 @@ def test_links_lead_somewhere(opened):
 def test_lessons_can_be_downloaded(opened):
     notebooks = opened.page.locator("a[href$='.ipynb'][href*='_sources']")
     assert notebooks.count() == int(opened.is_lesson)
+
+
+CROWDED = """() => [...document.querySelectorAll(".qlab-plotly")].flatMap((holder) => {
+    const box = (of) => holder.querySelector(of)?.getBoundingClientRect() ?? new DOMRect();
+    const texts = [box(".gtitle"), box(".gtitle-subtitle")], bottom = Math.max(...texts.map((text) => text.bottom));
+    const wide = texts.some((text) => text.right > holder.getBoundingClientRect().right);
+    const under = [".legend", ".bglayer"].some((part) => box(part).width && box(part).top < bottom);
+    return wide || under ? [holder.querySelector(".gtitle").textContent] : [];
+})"""
+
+
+def test_titles_and_captions_have_room_on_a_phone(opened):
+    wide = opened.page.viewport_size
+    opened.page.set_viewport_size({"width": 390, "height": 900})
+    opened.page.wait_for_timeout(500)  # plotly lays out anew in a later task and says so nowhere
+    crowded = opened.page.evaluate(CROWDED)
+    opened.page.set_viewport_size(wide)
+    assert crowded == []

@@ -2,13 +2,11 @@
 
 import json
 import random
-import subprocess
 
 import pytest
 
 from qlab import load_fixture, words
 from qlab.errors import QlabError
-from qlab.widgets.base import module
 from qlab.widgets.packing import STRADDLING, codes_of, packing_view
 from tests.widgets.node import call
 
@@ -87,10 +85,3 @@ def test_the_widget_is_small_and_shows_real_weights(fixture):
 def test_a_run_that_is_not_there_is_named(fixture):
     with pytest.raises(QlabError, match="no run of 32 weights at row 0, column 16"):
         codes_of(fixture, 3, 0, 16)
-
-
-def test_the_modules_together_are_one_that_parses(tmp_path):
-    whole = tmp_path / "whole.mjs"
-    whole.write_text(module("packing.js"))
-    assert call("words.js", "planes", [7]) == [[4, 2, 1]]  # node is here
-    assert subprocess.run(["node", "--check", whole], capture_output=True).returncode == 0

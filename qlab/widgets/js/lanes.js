@@ -161,16 +161,19 @@ function drawStep({ name, row, quad, operation }, { layout }) {
 /** A table: a lane to a line, the registers that are read, and the one that is written. */
 function drawLanes(step, values, result, { layout, lane: chosen }, choose) {
   const registers = [...step.reads.map((name, k) => [name, values[k], false]), [step.out, result, true]];
-  const head = html("tr", {}, html("th", { scope: "col" }, layout === "tiles" || step.operation === "store first" ? "lane = row" : "lane = columns"),
+  const stores = step.operation === "store first"; // a line is a row of y: what is stored stands in its line
+  const lines = stores ? "row" : layout === "tiles" ? "lane = row" : "lane = columns";
+  const head = html("tr", {}, html("th", { scope: "col" }, lines),
     ...registers.map(([name, values, written]) => html("th", { scope: "col", colspan: values.length / 8, class: written ? "written" : "" },
       `${written && step.reads.length ? "→ " : ""}${SIGNED_LABEL[name]}`)));
   const rows = Array.from({ length: 8 }, (_, lane) => {
-    const dead = layout === "rows" && step.operation !== "store first" && lane >= step.alive;
+    const dead = layout === "rows" && !stores && lane >= step.alive;
     const button = html("button", { type: "button", "aria-pressed": lane === chosen, "data-lane": lane, "data-lm-suppress-shortcuts": "true",
       "aria-label": `lane ${lane}: ${laneLabel(layout, step, lane)}` }, laneLabel(layout, step, lane));
     button.addEventListener("click", () => choose(lane));
-    const cells = registers.flatMap(([name, register, written]) => inLane(register, lane).map((x, i) =>
-      html("td", { class: `${written ? "written" : ""}${i ? "" : " first"}` }, shown(name, x, step))));
+    const held = (register, written) => (!stores || written ? inLane(register, lane) : lane === step.row ? [register[0]] : [NaN]);
+    const cells = registers.flatMap(([name, register, written]) => held(register, written).map((x, i) =>
+      html("td", { class: `${written ? "written" : ""}${i ? "" : " first"}` }, Number.isNaN(x) ? "" : shown(name, x, step))));
     return html("tr", { class: `${dead ? "dead" : ""}${lane === chosen ? " chosen" : ""}` }, html("th", { scope: "row" }, button), ...cells);
   });
   return html("div", { class: "lanes" }, html("table", {}, html("thead", {}, head), html("tbody", {}, ...rows)));
