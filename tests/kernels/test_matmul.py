@@ -281,15 +281,14 @@ WRONG_TYPES = [
 
 @pytest.mark.parametrize("changed", WRONG_TYPES)
 def test_wrong_types_layouts_and_devices_are_refused(changed):
-    # which of them is told by the two lists of types in the message
-    with pytest.raises(TypeError, match=rf"{next(iter(changed))}: "):
+    with pytest.raises(TypeError, match=rf"^{next(iter(changed))} must be a contiguous ndarray\[.*: it is "):
         cpu.multiply(**arguments(**changed))
 
 
 def test_a_result_is_not_written_to_a_read_only_array():
     y = torch.zeros(3, 20).numpy()
     y.flags.writeable = False
-    with pytest.raises(TypeError, match="y: "):
+    with pytest.raises(TypeError, match="^y must be a contiguous ndarray"):
         cpu.multiply(**arguments(y=y))
 
 
