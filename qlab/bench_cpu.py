@@ -34,6 +34,8 @@ TYPES = ("Q4_0", "Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q3_K", "Q2_K", "Q4_1", "Q5_0",
 TOKENS = (1, 16, 128)
 SETTLE = WARM = 0.003
 """Seconds until threads that wait for work have gone to sleep, and until a processor that slept is at its speed."""
+MOST_COPIES = 4096
+"""Of one matrix: all of them, if small, stay in a cache, where making more would take longer than measuring."""
 TORCH_GROUP = 32
 """Of torch's int4 weights: the group of Q4_0."""
 
@@ -105,17 +107,18 @@ class _Case:
     """One type at one shape: copies of the weights for each of the contestants."""
 
     def __init__(self, name: str, shape: tuple[int, int]):
-        self.name, self.shape = name, shape
+        self.shape = shape
         generator = torch.Generator().manual_seed(0)
         W = 0.02 * torch.randn(shape, generator=generator)
         kind = grid_type(name) if "-" not in name else None
+        self.name = kind.name if kind else name
         Q = quantize(W, kind.spec if kind else name, "rtn")
         self.nbytes = Q.nbytes
-        self.copies = max(2, math.ceil(1.5 * cache_bytes() / self.nbytes))
+        self.copies = min(max(2, math.ceil(1.5 * cache_bytes() / self.nbytes)), MOST_COPIES)
         packed = tile(Q)
         self.tiled = [_copy(packed) for _ in range(self.copies)]
         self.data = kind.pack(Q).numpy() if isinstance(kind, GridType) else None
-        self.words = _torch_int4(W) if name == "Q4_0" else None
+        self.words = _torch_int4(W) if self.name == "Q4_0" and shape[0] % 16 == 0 else None
 
     def measured(self, m: int, threads: int, isa: str, products: GGMLProducts | None, rounds: int) -> Kernel:
         X = torch.randn(m, self.shape[1], generator=torch.Generator().manual_seed(1))

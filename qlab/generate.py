@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -123,8 +124,12 @@ def generate(
     """
     if tokens < 1:
         raise QlabError(f"tokens is {tokens}: at least 1 is to be written")
-    if temperature < 0:
-        raise QlabError(f"temperature is {temperature}: 0 takes the likeliest token, above is drawn")
+    if not 0 <= temperature < math.inf:
+        raise QlabError(f"temperature is {temperature}: 0 takes the likeliest token, a number above draws")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise QlabError(f"the prompt is not text: {error.reason} at its character {error.start}") from error
     ids = torch.tensor(loaded.tokenizer(prompt)["input_ids"], dtype=torch.int64)
     if not len(ids):
         raise QlabError("the prompt is empty: give a word to begin with")
@@ -166,7 +171,8 @@ def _written(
 def _chosen(logits: Tensor, temperature: float, draw: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    return int(torch.multinomial(torch.softmax(logits / temperature, 0), 1, generator=draw))
+    below = (logits - logits.max()).double() / temperature  # a tiny temperature leaves 0 for the likeliest, −∞ beside
+    return int(torch.multinomial(torch.softmax(below, 0).float(), 1, generator=draw))
 
 
 def _ends(loaded: LoadedModel) -> set[int]:

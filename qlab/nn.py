@@ -102,6 +102,7 @@ class QLinear(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """`X [..., in]` → [..., out] in the dtype of X."""
+        _check_input(X, self.in_features)
         X = X if self.input_spec is None else fake_quantize(X, self.input_spec)
         if isinstance(self.weight_, Tiled):
             return _product(self.weight_, X, self.inputs, self.bias)
@@ -109,7 +110,7 @@ class QLinear(nn.Module):
         if X.is_cuda and isinstance(self.weight_, QTensor) and X.dtype not in self._left_to_torch:
             self._meet_gpu(X.device, X.dtype)
         if isinstance(self.weight_, TritonWeights):
-            Y = self.weight_.multiply(X.reshape(-1, X.shape[-1])).reshape(*X.shape[:-1], -1)
+            Y = self.weight_.multiply(X.reshape(-1, X.shape[-1])).reshape(*X.shape[:-1], self.out_features)
             return Y if bias is None else Y + bias
         return nn.functional.linear(X, self.W_hat(X.dtype), bias)
 
@@ -163,6 +164,7 @@ class FloatLinear(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """`X [..., in]` → [..., out] in the dtype of X."""
+        _check_input(X, self.weight_.shape[1])
         return _product(self.weight_, X, "float", self.bias)
 
     def extra_repr(self) -> str:
@@ -179,7 +181,7 @@ class QEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """`ids [...]` → [..., columns]."""
-        rows = self.weight_.rows(ids.reshape(-1)).reshape(*ids.shape, -1).to(self.dtype)
+        rows = self.weight_.rows(ids.reshape(-1)).reshape(*ids.shape, self.weight_.shape[1]).to(self.dtype)
         return rows if self.factor == 1 else rows * torch.tensor(self.factor, dtype=self.dtype)
 
     def extra_repr(self) -> str:
@@ -188,21 +190,27 @@ class QEmbedding(nn.Module):
         return f"{self.weight_.shape[0]}, {self.weight_.shape[1]}, weight={stored}"
 
 
+def _check_input(X: Tensor, columns: int) -> None:
+    """Integers would come back as integers, cut off."""
+    if not X.is_floating_point() or X.shape[-1:] != (columns,):
+        dtype = str(X.dtype).removeprefix("torch.")
+        raise QlabError(f"the input is {dtype} {list(X.shape)}: this layer takes floats [..., {columns}]")
+
+
 def _product(W: Packed, X: Tensor, inputs: str, bias: Tensor | None) -> Tensor:
     """X [..., in] · W_hatᵀ + b in the dtype of X."""
     if X.device.type != "cpu":
         raise QlabError(f"this layer is packed for the CPU, its input is on {X.device}: load the model unpacked")
-    rows = X.reshape(-1, X.shape[-1]).float()
-    Y = multiply(W, rows, inputs).reshape(*X.shape[:-1], -1).to(X.dtype)
+    Y = multiply(W, X.reshape(-1, W.shape[1]).float(), inputs).reshape(*X.shape[:-1], W.shape[0]).to(X.dtype)
     return Y if bias is None else Y + bias.to(X.dtype)
 
 
 def multiply(W: Packed, X: Tensor, inputs: str) -> Tensor:
     """X [tokens, in] · W_hatᵀ, float32 [tokens, out], with the inputs as `QLinear` names them."""
     if inputs != "float" or W.is_float:
-        parts = (W.codes, W.scale, W.offset, W.sub)
         X = X if W.order is None else X[:, W.order]
-        return cast(Tensor, torch.ops.qlab.multiply(X, *parts, W.format, W.group, W.shape[0], inputs == "llama.cpp"))
+        half = inputs == "llama.cpp"
+        return cast(Tensor, torch.ops.qlab.multiply(X, *W.arrays, W.format, W.group, W.shape[0], half))
     rows, columns = W.shape
     step = max(16, AT_ONCE // columns // 16 * 16)
     parts_ = (W.dequantize(at, min(step, rows - at)) for at in range(0, rows, step))

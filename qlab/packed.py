@@ -43,14 +43,16 @@ class Packed:
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        parts = (self.codes, self.scale, self.offset, self.sub, self.order)
-        return sum(t.numel() * t.element_size() for t in parts if t is not None)
+        return sum(t.numel() * t.element_size() for t in (*self.arrays, self.order) if t is not None)
+
+    @property
+    def arrays(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Codes and whatever else the format has, as kernels take them."""
+        return self.codes, self.scale, self.offset, self.sub
 
     @cached_property
     def _matrix(self) -> tuple[Any, ...]:
-        """What every kernel asks for; NumPy's views cost a call a tenth of what tensors do."""
-        parts = (self.codes, self.scale, self.offset, self.sub)
-        return self.format, *(None if t is None else t.numpy() for t in parts), self.group, self.shape[0]
+        return _matrix(self.arrays, self.format, self.group, self.shape[0])
 
     @property
     def is_float(self) -> bool:
@@ -77,15 +79,55 @@ class Packed:
     def dequantize(self, first: int = 0, rows: int | None = None) -> Tensor:
         """W_hat float32 of `rows` rows from `first`, a multiple of 16; all of them by default."""
         rows = self.shape[0] - first if rows is None else rows
-        out = torch.empty(rows, self.shape[1])
-        cpu.dequantize(*self._matrix, first, out, torch.get_num_threads())
-        return out if self.order is None else out[:, self.order.argsort()]
+        how = self.format, self.group, self.shape[0]
+        return self._as_given(torch.ops.qlab.dequantize(*self.arrays, *how, first, rows))
 
     def rows(self, ids: Tensor) -> Tensor:
-        """W_hat float32 [ids, columns] of the rows `ids` int64 [n] alone."""
-        out = torch.empty(len(ids), self.shape[1])
-        cpu.dequantize_rows(*self._matrix, ids.contiguous(), out, torch.get_num_threads())
-        return out if self.order is None else out[:, self.order.argsort()]
+        """W_hat float32 [ids, columns] of the rows `ids`, integers [n], alone."""
+        how = self.format, self.group, self.shape[0]
+        return self._as_given(torch.ops.qlab.dequantize_rows(*self.arrays, *how, ids))
+
+    def _as_given(self, W_hat: Tensor) -> Tensor:
+        """Its columns in the order that the matrix has, not the stored one."""
+        return W_hat if self.order is None else W_hat[:, self.order.argsort()]
+
+
+def _matrix(parts: Iterable[Tensor | None], format: str, group: int, rows: int) -> tuple[Any, ...]:
+    """What every kernel asks for; NumPy's views cost a call a tenth of what tensors do."""
+    return format, *(None if t is None else t.numpy() for t in parts), group, rows
+
+
+# Operators of torch, with their shapes: torch.compile sees through whatever a packed matrix does.
+@torch.library.custom_op("qlab::dequantize", mutates_args=())
+def _dequantize(
+    codes: Tensor, scale: Tensor | None, offset: Tensor | None, sub: Tensor | None, format: str, group: int, rows: int,
+    first: int, count: int,
+) -> Tensor:  # fmt: skip
+    out = torch.empty(count, codes.shape[1] * BLOCK)
+    cpu.dequantize(*_matrix((codes, scale, offset, sub), format, group, rows), first, out, torch.get_num_threads())
+    return out
+
+
+@_dequantize.register_fake
+def _(codes, scale, offset, sub, format, group, rows, first, count):  # type: ignore[no-untyped-def]
+    return codes.new_empty(count, codes.shape[1] * BLOCK, dtype=torch.float32)
+
+
+@torch.library.custom_op("qlab::dequantize_rows", mutates_args=())
+def _dequantize_rows(
+    codes: Tensor, scale: Tensor | None, offset: Tensor | None, sub: Tensor | None, format: str, group: int, rows: int,
+    ids: Tensor,
+) -> Tensor:  # fmt: skip
+    out = torch.empty(len(ids), codes.shape[1] * BLOCK)
+    matrix = _matrix((codes, scale, offset, sub), format, group, rows)
+    ids = ids.long() if ids.dtype == torch.int32 else ids  # nn.Embedding takes both
+    cpu.dequantize_rows(*matrix, ids.contiguous(), out, torch.get_num_threads())
+    return out
+
+
+@_dequantize_rows.register_fake
+def _(codes, scale, offset, sub, format, group, rows, ids):  # type: ignore[no-untyped-def]
+    return codes.new_empty(len(ids), codes.shape[1] * BLOCK, dtype=torch.float32)
 
 
 def packs_floats(shape: tuple[int, ...], dtype: torch.dtype) -> bool:

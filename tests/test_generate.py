@@ -1,6 +1,8 @@
 """Text from packed models: the C++ block is torch's, a long prompt is its tokens one by one, a stream is its text."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from qlab.cli import app
 from qlab.convert import to_gguf_file
 from qlab.errors import QlabError
 from qlab.generate import Generation as Told
@@ -232,6 +235,9 @@ def test_the_decoder_refuses(model):
     [
         ("", {}, "the prompt is empty"),
         ("a", {"temperature": -0.1}, "temperature is -0.1"),
+        ("a", {"temperature": float("nan")}, "temperature is nan"),
+        ("a", {"temperature": float("inf")}, "temperature is inf"),
+        ("a\udcff", {}, "the prompt is not text: surrogates not allowed at its character 1"),
         ("a", {"tokens": 0}, "tokens is 0: at least 1"),
         (600 * "1 ", {}, r"the prompt has \d+ tokens, the model reads 512 at most"),
     ],
@@ -255,6 +261,27 @@ def test_text_comes_as_it_is_written(model):
     drawn = [generate(loaded, "the", tokens=12, temperature=2.0, seed=seed) for seed in (1, 1, 2)]
     texts = ["".join(pieces) for _, pieces in drawn]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_coldest_draw_is_the_likeliest(model):
+    (_, likeliest), *drawn = [generate(model("llama"), "the", 12, t) for t in (0.0, 1e-30, 1e-45, 1e-320)]
+    text = "".join(likeliest)
+    assert all("".join(pieces) == text for _, pieces in drawn)
+
+
+def test_the_command_needs_no_stdout(model):
+    qlab, name = [sys.executable, "-m", "qlab.cli", "generate"], model("llama").name
+    run = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *qlab, name, "--prompt", "a", "--tokens", "2"], capture_output=True, text=True
+    )
+    assert run.returncode == 0 and "tokens/s" in run.stderr and "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("command", [["bench", "cpu"], ["generate", "nowhere.gguf", "--prompt", "a"]])
+@pytest.mark.parametrize("threads, message", [("0", "give a positive number"), ("100000", "more than 1024")])
+def test_a_number_of_threads_that_openmp_does_not_survive_is_refused(command, threads, message):
+    with pytest.raises(QlabError, match=f"--threads {threads}: {message}"):
+        app([*command, "--threads", threads], standalone_mode=False)
 
 
 def test_a_model_writes_to_its_last_position(model):

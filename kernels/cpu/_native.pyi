@@ -1,6 +1,6 @@
 """What the compiled module offers. Arrays are contiguous and on the CPU, NumPy's or torch's; nothing is copied or kept.
 
-Everywhere: TypeError for another dtype or layout, ValueError for shapes that do not fit and names that are not known.
+Everywhere: TypeError naming what has another dtype or layout, ValueError for shapes that do not fit and unknown names.
 A matrix of tiles is `format` (of `formats`), codes uint8 [tiles, blocks of 32 columns, 64 * bits], scale float16 or
 float32 [tiles, groups, 16], offset [tiles, groups, 16] (zero points uint8, minima float16, or None), sub uint8
 [tiles, groups, scales and minima, 16] or None, group (blocks that share a scale) and rows; `tiles.h` draws it.

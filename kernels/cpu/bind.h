@@ -7,10 +7,12 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <array>
 #include <initializer_list>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "isa.h"
@@ -30,6 +32,36 @@ std::string told(const size_t* shape, size_t n) {
   std::string text = "[";
   for (size_t i = 0; i < n; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
   return text + "]";
+}
+
+// nb::type_error, naming the argument, unless `given` is an A.
+template <class A>
+void check_type(const char* name, nb::handle given) {
+  using Wanted = std::remove_cv_t<std::remove_reference_t<A>>;
+  Wanted value;
+  if (nb::try_cast<Wanted>(given, value, false)) return;
+  std::string is = nb::type_name(given.type()).c_str();
+  for (const char* part : {"dtype", "shape", "device"})
+    if (nb::hasattr(given, part)) is += ", " + nb::cast<std::string>(given.attr(part).attr("__str__")());
+  std::string wanted = nb::detail::make_caster<Wanted>::Name.text;
+  if (wanted.starts_with("ndarray")) wanted = "a contiguous " + wanted;
+  throw nb::type_error((std::string(name) + " must be " + wanted + ": it is " + is).c_str());
+}
+
+template <class>
+using Handle = nb::handle;
+
+// m.def, and behind it an overload for arguments of other types, whose error names the first that is wrong.
+template <class R, class... A, class... Arg>
+void def(nb::module_& m, const char* name, R (*function)(A...), const Arg&... arg) {
+  static_assert(sizeof...(A) == sizeof...(Arg));
+  m.def(name, function, arg...);
+  const std::array<const char*, sizeof...(A)> names{arg.name_...};
+  m.def(name, [names, name](Handle<A>... given) -> R {
+    size_t i = 0;
+    (check_type<A>(names[i++], given), ...);
+    throw nb::type_error((std::string(name) + ": an array cannot be read or written as it is given").c_str());
+  }, arg...);
 }
 
 // std::invalid_argument, naming the array, unless it has this shape.

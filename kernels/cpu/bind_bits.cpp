@@ -15,14 +15,14 @@ void check(const Array<const uint8_t>& codes, const Array<const int32_t>& words,
 
 bool pack(const Array<const uint8_t>& codes, int bits, const Array<int32_t>& words, int threads) {
   check(codes, Array<const int32_t>(words), bits, threads);
-  nb::gil_scoped_release release;
+  const Released released;
   return pack_bits(codes.data(), codes.shape(0), codes.shape(1), codes.shape(2), bits,
                    reinterpret_cast<uint32_t*>(words.data()), threads);
 }
 
 void unpack(const Array<const int32_t>& words, int bits, const Array<uint8_t>& codes, int threads) {
   check(Array<const uint8_t>(codes), words, bits, threads);
-  nb::gil_scoped_release release;
+  const Released released;
   unpack_bits(reinterpret_cast<const uint32_t*>(words.data()), codes.shape(0), codes.shape(1), codes.shape(2), bits,
               codes.data(), threads);
 }
@@ -30,8 +30,8 @@ void unpack(const Array<const int32_t>& words, int bits, const Array<uint8_t>& c
 }  // namespace
 
 void bind_bits(nb::module_& m) {
-  m.def("pack_bits", &pack, nb::arg("codes").noconvert(), nb::arg("bits"), nb::arg("out").noconvert(),
+  def(m, "pack_bits", &pack, nb::arg("codes").noconvert(), nb::arg("bits"), nb::arg("out").noconvert(),
         nb::arg("threads") = 1);
-  m.def("unpack_bits", &unpack, nb::arg("words").noconvert(), nb::arg("bits"), nb::arg("out").noconvert(),
+  def(m, "unpack_bits", &unpack, nb::arg("words").noconvert(), nb::arg("bits"), nb::arg("out").noconvert(),
         nb::arg("threads") = 1);
 }

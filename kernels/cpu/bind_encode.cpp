@@ -1,25 +1,14 @@
 // Python bindings of the encoders and decoders of GGUF's blocks: check what came in, choose the leaf, share the work.
 #include "bind_encode.h"
 
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
-
 #include <atomic>
-#include <optional>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
+#include "bind.h"
 #include "encode.h"
-#include "isa.h"
 #include "pool.h"
-#include "released.h"
 
-namespace nb = nanobind;
 template <class T, int kDimensions>
-using Array = nb::ndarray<T, nb::ndim<kDimensions>, nb::c_contig, nb::device::cpu>;
+using ArrayOf = nb::ndarray<T, nb::ndim<kDimensions>, nb::c_contig, nb::device::cpu>;
 
 // Weights that a thread takes at once: a batch of every leaf, and little enough to share evenly.
 constexpr int64_t kWeightsAtOnce = 16 * 256, kRowsAtOnce = 16;
@@ -61,8 +50,8 @@ static void check_shape(const char* name, int64_t rows, int64_t columns, int64_t
                               "] is needed");
 }
 
-static bool encode(const std::string& name, Array<const float, 2> W, Array<uint8_t, 2> out,
-                   std::optional<Array<const float, 1>> importance, int threads, const std::string& isa) {
+static bool encode(const std::string& name, ArrayOf<const float, 2> W, ArrayOf<uint8_t, 2> out,
+                   std::optional<ArrayOf<const float, 1>> importance, int threads, const std::string& isa) {
   const EncodeLeaf& leaf = leaf_of(isa);
   const BlockEncoder& type = type_of(leaf.types, name);
   const int64_t rows = W.shape(0), row = W.shape(1);
@@ -92,7 +81,7 @@ static bool encode(const std::string& name, Array<const float, 2> W, Array<uint8
   return fine;
 }
 
-static void decode(const std::string& name, Array<const uint8_t, 2> data, Array<float, 2> out, int threads) {
+static void decode(const std::string& name, ArrayOf<const uint8_t, 2> data, ArrayOf<float, 2> out, int threads) {
   const BlockDecoder& type = type_of(block_decoders, name);
   const int64_t rows = data.shape(0), row = data.shape(1);
   check_threads(threads);
@@ -110,9 +99,8 @@ static void decode(const std::string& name, Array<const uint8_t, 2> data, Array<
 
 void bind_encode(nb::module_& m) {
   m.def("block_types", &block_types, "The types of GGUF that are encoded and decoded here.");
-  m.def("encode", &encode, nb::arg("type"), nb::arg("W").noconvert(), nb::arg("out").noconvert(),
-        nb::arg("importance").noconvert() = nb::none(), nb::arg("threads") = 1, nb::arg("isa") = "",
-        "Blocks of W float32 [rows, row] into out; False where a number or a scale is not finite.");
-  m.def("decode", &decode, nb::arg("type"), nb::arg("data").noconvert(), nb::arg("out").noconvert(),
-        nb::arg("threads") = 1, "The numbers, float32, of blocks uint8 [rows, bytes].");
+  def(m, "encode", &encode, nb::arg("type"), nb::arg("W").noconvert(), nb::arg("out").noconvert(),
+        nb::arg("importance").noconvert() = nb::none(), nb::arg("threads") = 1, nb::arg("isa") = "");
+  def(m, "decode", &decode, nb::arg("type"), nb::arg("data").noconvert(), nb::arg("out").noconvert(),
+        nb::arg("threads") = 1);
 }

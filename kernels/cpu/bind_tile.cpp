@@ -104,17 +104,17 @@ void bind_tile(nb::module_& m) {
   m.def("isas", &isa_names, "The instruction sets that this processor runs, the best first.");
   m.def("isa", [](const std::string& name) { return std::string(isa_named(name).name); }, nb::arg("name") = "",
         "The instruction set that kernels use.");
-  m.def("tile", &tile, nb::arg("codes").noconvert(), nb::arg("bits"), nb::arg("out").noconvert(), nb::arg("threads") = 1);
-  m.def("untile", &untile, nb::arg("tiles").noconvert(), nb::arg("first"), nb::arg("out").noconvert(),
+  def(m, "tile", &tile, nb::arg("codes").noconvert(), nb::arg("bits"), nb::arg("out").noconvert(), nb::arg("threads") = 1);
+  def(m, "untile", &untile, nb::arg("tiles").noconvert(), nb::arg("first"), nb::arg("out").noconvert(),
         nb::arg("threads") = 1);
-  m.def("dequantize", &dequantize, nb::arg("format"), nb::arg("codes").noconvert(), nb::arg("scale").noconvert().none(),
+  def(m, "dequantize", &dequantize, nb::arg("format"), nb::arg("codes").noconvert(), nb::arg("scale").noconvert().none(),
         nb::arg("offset").noconvert().none(), nb::arg("sub").noconvert().none(), nb::arg("group"), nb::arg("rows"),
         nb::arg("first"), nb::arg("out").noconvert(), nb::arg("threads") = 1);
-  m.def("dequantize_rows", &dequantize_some, nb::arg("format"), nb::arg("codes").noconvert(),
+  def(m, "dequantize_rows", &dequantize_some, nb::arg("format"), nb::arg("codes").noconvert(),
         nb::arg("scale").noconvert().none(), nb::arg("offset").noconvert().none(), nb::arg("sub").noconvert().none(),
         nb::arg("group"), nb::arg("rows"), nb::arg("ids").noconvert(), nb::arg("out").noconvert(),
         nb::arg("threads") = 1);
-  m.def("multiply", &multiply, nb::arg("format"), nb::arg("codes").noconvert(), nb::arg("scale").noconvert().none(),
+  def(m, "multiply", &multiply, nb::arg("format"), nb::arg("codes").noconvert(), nb::arg("scale").noconvert().none(),
         nb::arg("offset").noconvert().none(), nb::arg("sub").noconvert().none(), nb::arg("group"), nb::arg("rows"),
         nb::arg("x").noconvert(), nb::arg("y").noconvert(), nb::arg("half") = false, nb::arg("threads") = 1,
         nb::arg("isa") = "");

@@ -15,7 +15,8 @@ bool runs(const Isa& isa) {
   __builtin_cpu_init();
   if (&isa == &kAvx512)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
   if (&isa == &kAvx2)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && supports_f16c();
 #elif defined(__aarch64__) && defined(__linux__)

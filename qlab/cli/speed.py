@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -13,6 +12,9 @@ from qlab.cli.app import app
 from qlab.cli.common import emit, open_model, quiet_stdout
 from qlab.cli.options import ACTIVATIONS_HELP, Json, Model, Seed
 from qlab.errors import QlabError
+
+MOST_THREADS = 1024
+"""torch hands the number to OpenMP, which ends the process where the system refuses so many."""
 
 
 @app.command()
@@ -40,9 +42,7 @@ def generate(
     from qlab.generate import why_not_packed
     from qlab.nn import paths
 
-    if threads is not None and threads < 1:
-        raise QlabError(f"--threads {threads}: give a positive number")
-    torch.set_num_threads(threads or torch.get_num_threads())
+    torch.set_num_threads(torch.get_num_threads() if threads is None else _check_threads(threads))
     activations = activations or ("float" if device.startswith("cuda") else "int8")
     loaded = open_model(model, activations, packed=True, device=device)
     told, pieces = run(loaded, prompt, tokens, temperature, seed)
@@ -54,7 +54,6 @@ def generate(
         text += piece
         if not as_json:
             typer.echo(piece, nl=False)
-            sys.stdout.flush()
     data = {
         "model": loaded.name, "prompt": prompt, "text": text, "tokens": len(told.ids), "prompt_tokens": told.prompt,
         "tokens_per_second": told.tokens_per_second, "prompt_per_second": told.prompt_per_second,
@@ -108,7 +107,7 @@ def bench(
     if what == "road":
         road.main(["--rounds", str(rounds), *(["--json"] if as_json else [])])
         return
-    counts = _list(threads, int) or sorted({1, road.threads_available()})
+    counts = [_check_threads(n) for n in _list(threads, int)] or sorted({1, road.threads_available()})
     if what != "cpu":
         _bench_model(what, counts, rounds, as_json, out)
         return
@@ -119,7 +118,7 @@ def bench(
     asked: dict[str, Any] = {
         "types": _list(types, str) or bench_cpu.TYPES,
         "shapes": [_shape(s) for s in _list(shapes, str)] or bench_cpu.SHAPES,
-        "tokens": _list(tokens or "1,16,128", int),
+        "tokens": [_positive("--tokens", n) for n in _list(tokens or "1,16,128", int)],
         "threads": counts,
         "isas": bench_cpu.isas(isa),
         "rounds": rounds,
@@ -167,6 +166,18 @@ def _finish(data: dict[str, Any], as_json: bool, out: Path | None) -> None:
         out.write_text(json.dumps(data, indent=1) + "\n")
     if as_json:
         emit(data, True, lambda: "")
+
+
+def _positive(option: str, number: int) -> int:
+    if number < 1:
+        raise QlabError(f"{option} {number}: give a positive number")
+    return number
+
+
+def _check_threads(number: int) -> int:
+    if number > MOST_THREADS:
+        raise QlabError(f"--threads {number}: more than {MOST_THREADS}, which OpenMP may not survive")
+    return _positive("--threads", number)
 
 
 def _list(text: str | None, kind: Any) -> list[Any]:

@@ -208,11 +208,11 @@ W, OUT = np.zeros((2, 256), np.float32), np.zeros((2, 144), np.uint8)
         ({"out": OUT[:, :143].copy()}, ValueError, r"out is \[2, 143\]: \[2, 144\] is needed"),
         ({"out": OUT[:1]}, ValueError, r"out is \[1, 144\]: \[2, 144\] is needed"),
         ({"importance": W[0, :255]}, ValueError, "importance has 255 numbers: W has rows of 256"),
-        ({"W": W.astype(np.float64)}, TypeError, "incompatible"),
-        ({"W": np.zeros((2, 512), np.float32)[:, ::2]}, TypeError, "incompatible"),
-        ({"W": W[0]}, TypeError, "incompatible"),
-        ({"out": OUT.view(np.int8)}, TypeError, "incompatible"),
-        ({"importance": W[:1]}, TypeError, "incompatible"),
+        ({"W": W.astype(np.float64)}, TypeError, "^W must be a contiguous ndarray"),
+        ({"W": np.zeros((2, 512), np.float32)[:, ::2]}, TypeError, "^W must be a contiguous ndarray"),
+        ({"W": W[0]}, TypeError, "^W must be a contiguous ndarray"),
+        ({"out": OUT.view(np.int8)}, TypeError, "^out must be a contiguous ndarray"),
+        ({"importance": W[:1]}, TypeError, "^importance must be a contiguous ndarray"),
     ],
 )
 def test_what_encode_refuses(change, error, message):
@@ -225,8 +225,8 @@ def test_what_encode_refuses(change, error, message):
     [
         ({"data": OUT[:, :143].copy()}, ValueError, "data has rows of 143 bytes: Q4_K needs a multiple of 144"),
         ({"out": W[:, :255].copy()}, ValueError, r"out is \[2, 255\]: \[2, 256\] is needed"),
-        ({"data": OUT.view(np.int8)}, TypeError, "incompatible"),
-        ({"out": W.astype(np.float64)}, TypeError, "incompatible"),
+        ({"data": OUT.view(np.int8)}, TypeError, "^data must be a contiguous ndarray"),
+        ({"out": W.astype(np.float64)}, TypeError, "^out must be a contiguous ndarray"),
         ({"type": "F16"}, ValueError, "type is F16"),
     ],
 )
@@ -238,7 +238,7 @@ def test_what_decode_refuses(change, error, message):
 def test_read_only_outputs_are_refused():
     out = OUT.copy()
     out.flags.writeable = False
-    with pytest.raises(TypeError, match="incompatible"):
+    with pytest.raises(TypeError, match="^(W|out|importance|data) must be a contiguous ndarray"):
         cpu.encode("Q4_K", W, out)
 
 

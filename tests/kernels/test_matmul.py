@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qlab.kernels import cpu
 from qtensors import CODES, GGML, SCALES, SPECS, made, size, stored_in
+from torch import nn
 
+from qlab.errors import QlabError
 from qlab.ggml.activations import q8_0, q8_k
-from qlab.nn import QLinear
+from qlab.nn import INPUTS, FloatLinear, QEmbedding, QLinear
 from qlab.packed import pack_floats
 from qlab.qtensor import QTensor
 from qlab.spec import QuantSpec
@@ -279,15 +281,14 @@ WRONG_TYPES = [
 
 @pytest.mark.parametrize("changed", WRONG_TYPES)
 def test_wrong_types_layouts_and_devices_are_refused(changed):
-    # which of them is told by the two lists of types in the message
-    with pytest.raises(TypeError, match=rf"{next(iter(changed))}: "):
+    with pytest.raises(TypeError, match=rf"^{next(iter(changed))} must be a contiguous ndarray\[.*: it is "):
         cpu.multiply(**arguments(**changed))
 
 
 def test_a_result_is_not_written_to_a_read_only_array():
     y = torch.zeros(3, 20).numpy()
     y.flags.writeable = False
-    with pytest.raises(TypeError, match="y: "):
+    with pytest.raises(TypeError, match="^y must be a contiguous ndarray"):
         cpu.multiply(**arguments(y=y))
 
 
@@ -336,14 +337,51 @@ def test_the_operator_keeps_torchs_rules(spec):
     W = tile(made(spec, 20, 256))
     given = (torch.randn(3, 256), W.codes, W.scale, W.offset, W.sub, W.format, W.group, 20, False)
     torch.library.opcheck(torch.ops.qlab.multiply, given)
+    torch.library.opcheck(torch.ops.qlab.dequantize, (*W.arrays, W.format, W.group, 20, 16, 4))
+    ids = torch.tensor([3, 19, 3])
+    torch.library.opcheck(torch.ops.qlab.dequantize_rows, (*W.arrays, W.format, W.group, 20, ids))
 
 
+@pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize("spec, order", [("q8_0", False), ("q4_k", False), ("int4-g64-asym", True)])
-def test_a_packed_linear_compiles_whole(spec, order):
-    linear = QLinear(tile(made(spec, 20, 256, order=order)), torch.randn(20), inputs="int8")
-    X = torch.randn(2, 3, 256)
-    compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(X), linear(X))
+def test_packed_layers_compile_whole(spec, order, inputs):
+    W = tile(made(spec, 20, 256, order=order))
+    layers = nn.Sequential(QEmbedding(W), QLinear(W, torch.randn(20), inputs=inputs))
+    ids = torch.arange(20).reshape(2, 10)
+    torch.compiler.reset()  # the layers of the other cases count as compilations of this one
+    compiled = torch.compile(layers, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(ids), layers(ids))
+
+
+def packed_layers():
+    W, (_, F, _) = tile(made("q4_k", 20, 256)), floats("float16", 20, 8, 0)
+    return [*(QLinear(W, torch.randn(20), inputs=inputs) for inputs in INPUTS), FloatLinear(F)]
+
+
+def test_no_tokens_no_rows():
+    for layer in packed_layers():
+        assert layer(torch.empty(0, 256)).shape == (0, 20)
+        assert layer(torch.empty(2, 0, 256)).shape == (2, 0, 20)
+    assert QEmbedding(tile(made("q4_k", 20, 256)))(torch.empty(3, 0, dtype=torch.int64)).shape == (3, 0, 256)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_inputs_that_are_no_floats_are_refused(dtype):
+    for layer in [*packed_layers(), QLinear(made("q4_k", 20, 256))]:
+        with pytest.raises(QlabError, match=r"\[3, 256\]: this layer takes floats \[\.\.\., 256\]"):
+            layer(torch.ones(3, 256, dtype=dtype))
+
+
+@pytest.mark.parametrize("shape", [(3, 255), (3, 0), ()])
+def test_inputs_of_another_length_are_refused(shape):
+    for layer in packed_layers():
+        with pytest.raises(QlabError, match="this layer takes floats"):
+            layer(torch.ones(shape))
+
+
+def test_ids_may_be_32_bit():
+    embedding, ids = QEmbedding(tile(made("q4_k", 20, 256))), torch.tensor([[3, 19]])
+    assert torch.equal(embedding(ids.int()), embedding(ids))
 
 
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}

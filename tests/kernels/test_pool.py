@@ -114,12 +114,14 @@ def test_the_interpreter_ends_right_after_use():
     assert python("assert cpu.read_sum(array, 8) == wanted; print('end')") == ["end"]
 
 
-def test_a_daemon_thread_in_a_kernel_does_not_abort_the_end():
-    assert python("""
+@pytest.mark.parametrize("call", ["cpu.read_sum(array, 1)", "cpu.pack_bits(codes, 8, words)"])
+def test_a_daemon_thread_in_a_kernel_does_not_abort_the_end(call):
+    assert python(f"""
 import time
+codes, words = np.zeros((1, 2**22, 1), np.uint8), np.zeros((1, 2**20, 1), np.int32)
 def forever():
     while True:
-        cpu.read_sum(array, 1)
+        {call}
 threading.Thread(target=forever, daemon=True).start()
 time.sleep(0.2)
 print('end')
