@@ -21,6 +21,7 @@ class Exercise:
 
     cases: yields (what this input is, arguments), random ones drawn from the generator and adversarial ones by hand.
     tolerance: largest |attempt − oracle| relative to the oracle's largest magnitude that counts as equal.
+    Values and shapes are judged, the dtype is not.
     """
 
     name: str

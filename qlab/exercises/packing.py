@@ -40,7 +40,8 @@ def _cases(g: Generator) -> Iterator[tuple[str, tuple[Tensor, int, int]]]:
 def read_stream(words: Tensor, bits: int, count: int) -> Tensor:
     """The first `count` codes uint8 of a dense stream in int32 `words`: one long integer, cut into pieces of `bits`.
 
-    In Python's integers, so that it shares nothing with an answer in whole tensors.
+    In Python's integers, so that it shares nothing with an answer in whole tensors. An attempt may return another
+    dtype: exercises judge values.
     """
     stream = sum((word & 2**WORD - 1) << WORD * i for i, word in enumerate(words.tolist()))
     return torch.tensor([stream >> i * bits & 2**bits - 1 for i in range(count)], dtype=torch.uint8)

@@ -1,5 +1,6 @@
 """Figures of measured loss. Rows are dictionaries with the keys of `qlab compare --json`, and a `name`."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ DB_PER_BIT = 20 * np.log10(2)
 CONFIDENCE = 1.96
 """Standard errors on either side of a 95% interval."""
 
+LABEL_WIDTH = 24  # characters in a line under the axis of a chart whose names take half of a narrow column
+DIGIT_WIDTH = 8  # pixels, at most, of a character in a number of 13 px
 MAX_LABELS = 8  # points with a written name; more would overlap, their names show on hover
 ROW_HEIGHT = 34  # pixels per row of a bar or dot chart
 
@@ -63,8 +66,10 @@ def compare_bars(
         cliponaxis=False,
         hovertemplate="%{y}: %{x}<extra></extra>",
     )
-    fig = figure(bars, title=title or metric.label, x=metric.label, caption=caption, height=_height(rows))
-    return _listed(fig).update_xaxes({"type": "log", "dtick": 1} if log else {})
+    fig = _listed(figure(bars, title=title or metric.label, x=metric.label, caption=caption, height=_height(rows)))
+    if bars.textposition == "outside":  # the longest bar ends at the plot's edge: its number stands in the margin
+        fig.update_layout(margin_r=DIGIT_WIDTH * max(map(len, bars.text), default=0))
+    return fig.update_xaxes({"type": "log", "dtick": 1} if log else {})
 
 
 def rate_distortion(
@@ -192,5 +197,6 @@ def _height(rows: Sequence[Row]) -> int:
 
 
 def _listed(fig: go.Figure) -> go.Figure:
-    """The first row on top, names without a grid between them."""
+    """The first row on top, names without a grid between them, and an axis title as narrow as the room they leave."""
+    fig.update_xaxes(title_text="<br>".join(textwrap.wrap(fig.layout.xaxis.title.text, LABEL_WIDTH)))
     return fig.update_yaxes(autorange="reversed", showgrid=False, type="category", ticks="", ticklabelstandoff=6)

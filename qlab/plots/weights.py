@@ -216,7 +216,8 @@ def _label_outlier(fig: go.Figure, position: int, channel: int, top: float, medi
     fig.add_annotation(
         x=position,
         y=rounded(float(np.log10(top)) if fig.layout.yaxis.type == "log" else top),
-        text=f"channel {channel}: {top:.3g}, {ratio}",
+        text=f"channel {channel}: {top:.3g}<br>{ratio}",
+        align="right" if left else "left",
         showarrow=False,
         xanchor="right" if left else "left",
         xshift=-8 if left else 8,

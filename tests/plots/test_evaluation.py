@@ -18,7 +18,7 @@ def test_bars_keep_the_order_and_write_the_value():
     assert list(fig.data[0].y) == ["int4", "int3"]
     assert list(fig.data[0].text) == [" 0.2 ", " 1.4 "]
     assert fig.layout.yaxis.autorange == "reversed"
-    assert fig.layout.xaxis.title.text == "mean KL to the reference (nats per token)"
+    assert fig.layout.xaxis.title.text == "mean KL to the reference<br>(nats per token)"
 
 
 def test_bars_show_a_95_percent_interval_where_it_is_known():

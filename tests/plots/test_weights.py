@@ -100,14 +100,14 @@ def test_pooling_against_a_loop(shape, blocks):
 def test_outlier_map_names_the_largest_channel(order, position, first):
     fig = outlier_map(torch.tensor([1.0, 2.0, 20.0, 2.0, 1.0]), order=order)
     label = fig.layout.annotations[0]
-    assert label.text == "channel 2: 20, 10 × the median"
+    assert label.text == "channel 2: 20<br>10 × the median"
     assert (label.x, label.y) == (position, 20)
     assert fig.data[0].y[0] == first
     assert fig.layout.shapes[0].y0 == 2.0
 
 
 def test_outlier_map_of_a_mostly_silent_layer():
-    assert outlier_map([0.0, 0.0, 5.0]).layout.annotations[0].text == "channel 2: 5, the median is 0"
+    assert outlier_map([0.0, 0.0, 5.0]).layout.annotations[0].text == "channel 2: 5<br>the median is 0"
 
 
 def test_logarithmic_outlier_label_is_placed_in_decades():
