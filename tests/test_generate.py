@@ -150,7 +150,9 @@ def test_a_folder_whose_tensors_have_other_names_is_left_to_transformers(model, 
     loaded = load(old, packed=True, activations="int8")
     assert why_not_packed(loaded.model) == "its embedding is not packed"
     ids = ids_of(9)
-    assert torch.equal(TorchDecoder(loaded.model).read(ids), TorchDecoder(load(folder).model).read(ids))
+    wanted = TorchDecoder(load(folder).model).read(ids)
+    # mapped from another place in another file: torch's sums may take another order
+    assert (TorchDecoder(loaded.model).read(ids) - wanted).norm() <= 1e-5 * wanted.norm()
 
 
 @pytest.mark.parametrize("layout", ["gptq", "gptq_v2", "awq", "compressed-tensors"])
