@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--oldest", action="store_true", help="by the oldest Triton that the extra `gpu` takes")
     parser.add_argument("kernels", nargs="*", help="shipped kernels by name; all by default")
     asked = parser.parse_args()
+    if asked.record and (asked.kernels or asked.oldest or asked.every):
+        parser.error("--record is of every shipped kernel and both Tritons: ask for nothing else")
     told = compiled(["--every"] if asked.every else asked.kernels, oldest() if asked.oldest else None)
     found = summaries(told)
     if asked.every:
@@ -105,8 +107,6 @@ def main() -> None:
         return
     print(f"triton {told['triton']}\n{table(found)}")
     if asked.record:
-        if asked.kernels or asked.oldest:
-            raise SystemExit("--record is of every shipped kernel and both Tritons: name none")
         old = compiled(version=oldest())
         print(f"triton {old['triton']}\n{table(summaries(old))}")
         made = {"command": "python scripts/compile_triton.py --record", "date": date.today().isoformat()}

@@ -26,7 +26,7 @@ def candidates(M: int, capability: int, kind: Kind = choose.COMMON) -> Iterator[
     base = choose.choose(M, capability, kind)
     yield choose.DENSE
     if base.kernel == "dense":
-        base = choose.named("gemm", M, capability)
+        base = choose.named("gemm", M, capability, kind)
     for split in (None, *choose.SPLITS):
         for stages in (base.stages - 1, base.stages, base.stages + 1):
             for BN in {base.BN, 64}:

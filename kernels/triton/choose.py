@@ -83,6 +83,8 @@ def choose(M: int, capability: int, kind: Kind = COMMON) -> Config:
 
 def _within_registers(config: Config, capability: int, kind: Kind) -> Config:
     """The table's configuration for weights of this kind, which may need more registers than the common one."""
+    if config.kernel == "dense":
+        return config
     planes, ampere = len(PLANES[kind.bits]), capability < 90
     held = config.BM == 8 and planes > 1  # mma of 8 tokens holds all planes of a block
     if config.late and (held or 0 < kind.group < 2 * config.BM):
@@ -95,11 +97,12 @@ def _within_registers(config: Config, capability: int, kind: Kind) -> Config:
     return config
 
 
-def named(kernel: str, M: int, capability: int) -> Config:
+def named(kernel: str, M: int, capability: int, kind: Kind = COMMON) -> Config:
     """The configuration of that kernel that suits M rows best. Errors: ValueError for a name that is none."""
     require(kernel in KERNELS, f"there is no kernel {kernel!r}: give one of {', '.join(KERNELS)}")
     found = [config for config in table(capability).values() if config.kernel == kernel]
-    return next((config for config in found if config.BM >= M), found[-1] if found else DENSE)
+    suited = next((config for config in found if config.BM >= M), found[-1] if found else DENSE)
+    return _within_registers(suited, capability, kind)
 
 
 def choose_split(tiles: int, blocks: int, processors: int) -> int:

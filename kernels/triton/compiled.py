@@ -23,7 +23,6 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from . import shipped
-from .shipped import CAPABILITIES
 
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]+)", re.MULTILINE)
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -112,7 +111,8 @@ def main() -> None:
     "--every": of `shipped.every`, and the names on standard error as they pass.
     """
     every = sys.argv[1:] == ["--every"]
-    known = {capability: (shipped.every if every else shipped.kernels)(capability) for capability in CAPABILITIES}
+    made_for = shipped.every if every else shipped.kernels
+    known = {capability: made_for(capability) for capability in shipped.CAPABILITIES}
     found: dict[str, dict[str, Any]] = {}
     for name in known[90] if every else sys.argv[1:] or known[90]:
         found[name] = {f"sm_{cap}": asdict(compile_shipped(made[name], cap)) for cap, made in known.items()}

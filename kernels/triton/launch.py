@@ -49,7 +49,7 @@ def wanted(X: Tensor, weights: Weights, out: Tensor, kernel: str | Config | None
     if isinstance(kernel, Config):
         return kernel
     if kernel is not None:
-        return device.fit(choose.named(kernel, M, capability), weights, X.device)
+        return device.fit(choose.named(kernel, M, capability, weights.kind), weights, X.device)
     if tune and not INTERPRETED:
         return autotune.fastest(X, weights, lambda config: run(X, weights, out, config, False))
     return device.fit(choose.choose(M, capability, weights.kind), weights, X.device)
